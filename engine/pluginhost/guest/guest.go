@@ -1,0 +1,94 @@
+// Package guest is the seam between the engine and a protocol plugin in
+// whatever runtime: an instance takes event records and gives action records
+// (package sdk/abi). It knows nothing of sockets or requests.
+package guest
+
+import (
+	"context"
+	"fmt"
+
+	"blockengine/sdk/abi"
+	"blockengine/sdk/manifest"
+	"blockengine/sdk/protocol"
+)
+
+// Ticks that a call may spend in a metered runtime. A collection of the
+// engine's own garbage waits for the call that is running, so calls on the
+// data path get little (10⁵ ticks are about 0.2 ms).
+const (
+	BudgetCall  = 100_000    // one call on the data path, plus PerByte
+	PerByte     = 32         // for each byte of events
+	BudgetLogin = 20_000_000 // opened, goodbye, save, and what comes before login is done
+	BudgetIdle  = 50_000_000 // collecting garbage
+	BudgetInit  = 500_000_000
+)
+
+// Instance is the state machine of one connection. It is used by one
+// goroutine at a time.
+type Instance interface {
+	// Input is the buffer for event records, at least abi.InSize long and
+	// aligned to 8. It stays where it is for the instance's life.
+	Input() []byte
+	// Call hands in the first n bytes of Input with a budget in ticks and
+	// gives the actions, valid until the next call. more asks for a call with
+	// n = 0. After an error, which is a *Trap if the plugin is to blame, the
+	// instance is only good for Close.
+	Call(n int, budget int64) (actions []byte, more bool, err error)
+	// Close releases the instance. Its buffers are gone then.
+	Close()
+}
+
+// Module is a loaded protocol plugin.
+type Module interface {
+	Manifest() manifest.Manifest
+	// Hash is the SHA-256 of the file in hex, or "builtin".
+	Hash() string
+	// Runtime is "builtin" or "wasm".
+	Runtime() string
+	// NewInstance makes the state machine of a new connection. It may take
+	// milliseconds: it is called off the reactors.
+	NewInstance(ctx context.Context) (Instance, error)
+	// Close releases the module when its instances are closed.
+	Close() error
+}
+
+// Trap is the end of an instance by the plugin's own fault.
+type Trap struct {
+	Cause string // "budget", "depth", "memory", "unreachable", "exit", "output"
+	Err   error  // the runtime's own words, may be nil
+}
+
+// Error says what the plugin did.
+func (t *Trap) Error() string {
+	if t.Err == nil {
+		return "plugin trapped: " + t.Cause
+	}
+	return fmt.Sprintf("plugin trapped: %s: %v", t.Cause, t.Err)
+}
+
+// Unwrap gives the runtime's own error.
+func (t *Trap) Unwrap() error { return t.Err }
+
+// Linked makes a Module of a plugin that is linked into the engine.
+func Linked(p protocol.Plugin) Module { return linked{p} }
+
+type linked struct{ plugin protocol.Plugin }
+
+func (l linked) Manifest() manifest.Manifest {
+	m := l.plugin.Manifest()
+	m.ABI = abi.Version
+	if m.Payload == "" {
+		m.Payload = manifest.Direct
+	}
+	return m
+}
+
+func (linked) Hash() string    { return "builtin" }
+func (linked) Runtime() string { return "builtin" }
+func (linked) Close() error    { return nil }
+
+func (l linked) NewInstance(context.Context) (Instance, error) {
+	i := &linkedInstance{in: words(abi.InSize), out: words(abi.OutSize)}
+	i.machine = protocol.NewMachine(l.plugin.NewConn(), i.in, i.out, nil)
+	return i, nil
+}
