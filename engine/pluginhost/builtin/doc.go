@@ -1,0 +1,13 @@
+// Package builtin holds the store plugins that are linked into the engine:
+//
+//   - null: reads give zeroes, writes vanish; measures the engine itself;
+//   - memory: a sparse disk in anonymous memory, gone when it is closed;
+//   - file: a regular file or a block device of this host.
+//
+// null and memory finish every request inside Submit, on the reactor. file
+// tries reads of cached pages there and hands all else to a few workers, so
+// that no reactor ever waits for a disk.
+//
+// The package knows the contract in sdk/store and nothing about volumes,
+// reactors or frontends. Read first: sdk/store, then file_queue.go.
+package builtin
