@@ -1,0 +1,54 @@
+package volume
+
+import (
+	"blockengine/sdk/block"
+)
+
+// IO is a block request on its way through a volume. The frontend owns it: it
+// fills in Request (Op, Flags, Offset, Length, Data, and for block status the
+// capacity of Extents) and Tag, submits it, and has it back, with Status and
+// results, in Completed. In between it must not touch it.
+//
+// Request.Owner is the volume's while the IO is submitted.
+type IO struct {
+	block.Request
+	Tag uint64 // the frontend's
+
+	// Lower belongs to the layer below the volume while it has the IO.
+	Lower LowerState
+
+	queue  *Queue // whose request this is; nil for a part
+	lane   *lane
+	start  int64 // ns, when it was submitted
+	stage  stage
+	parent *IO // the request that this is a part of
+	plan   *plan
+	errs   block.Status // first error of the parts
+	next   *IO          // in a free list
+	remote *remoteFlush // with stageRemote
+	segs   [8][]byte    // backing of Data for parts
+}
+
+// LowerState is room for the layer below a volume, so that it needs no table
+// from requests to its own bookkeeping.
+type LowerState struct {
+	Prev, Next *IO    // a list that the IO is in
+	Seq        uint64 // submission order
+	Deadline   int64  // ns
+	Slot       uint32
+	State      uint8
+	Flags      uint8
+	Pending    int32 // loans of the payload's memory that have not ended
+	Done       block.Status
+}
+
+// stage says what completes an IO that the volume carries out in steps.
+type stage uint8
+
+const (
+	stageWhole      stage = iota // the answer from below is the answer
+	stageThenFlush               // a flush follows: FUA that the disk lacks
+	stageFlushing                // that flush is under way
+	stageGuestFlush              // a flush that a guest asked for
+	stageRemote                  // a flush visiting from another reactor
+)
