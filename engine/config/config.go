@@ -80,7 +80,7 @@ func (r *reader) problem(line int, key, msg, fix string) {
 // file reads the top level.
 func (r *reader) file(values map[string]any, pos *node) {
 	top := r.section("", Place{pos: pos}, values)
-	engine := top.table("engine", "[engine]")
+	engine := top.table("engine", sectionHeaders["engine"])
 	r.plugins = top.tables("plugin", "plugin", "[plugin]")
 	r.volumes = top.tables("volume", "volume", "[volume]")
 	r.exports = top.tables("export", "export", "[export]")
@@ -96,7 +96,35 @@ func (r *reader) file(values map[string]any, pos *node) {
 	for _, s := range r.exports {
 		r.cfg.Exports = append(r.cfg.Exports, r.export(s))
 	}
-	top.finish()
+	r.unknownSections(top)
+}
+
+// sectionHeaders are the keys of the top level, as they are written.
+var sectionHeaders = map[string]string{
+	"engine": "[engine]", "plugin": "[[plugin]]", "volume": "[[volume]]", "export": "[[export]]",
+}
+
+// unknownSections is finish for the top level, where every key is a section.
+func (r *reader) unknownSections(top *section) {
+	for _, key := range top.inOrder() {
+		if _, ok := sectionHeaders[key]; ok {
+			continue
+		}
+		what, fix := "unknown section "+quote(key), "the sections are [engine], [[plugin]], [[volume]] and [[export]]"
+		if near := nearest(key, top.known); near != "" {
+			fix = "write " + sectionHeaders[near] + ", or remove it"
+		}
+		if !isSection(top.values[key]) {
+			what, fix = "key "+quote(key)+" stands outside of all sections", "put it below the [section] it belongs to"
+		}
+		r.problem(top.LineOf(key), top.KeyOf(key), what, fix)
+	}
+}
+
+func isSection(v any) bool {
+	_, isTable := v.(map[string]any)
+	_, isList := tableList(v)
+	return isTable || isList
 }
 
 // index maps the names of sections of one kind to their places in the list, and
@@ -109,7 +137,7 @@ func index(sections []*section) map[string]int {
 			continue
 		}
 		if before, taken := first[name]; taken {
-			s.bad("name", fmt.Sprintf("%s is taken, by line %d", quote(name), sections[before].LineOf("name")),
+			s.bad("name", fmt.Sprintf("%s is already used on line %d", quote(name), sections[before].LineOf("name")),
 				"choose another one")
 			continue
 		}

@@ -89,7 +89,7 @@ func parseHTTP(s string) (string, error) {
 }
 
 func logLevel(s *section) slog.Level {
-	switch choice(s, "log_level", "info", "debug", "info", "warn", "error") {
+	switch choice(s, "log_level", "info", []string{"debug", "info", "warn", "error"}) {
 	case "debug":
 		return slog.LevelDebug
 	case "warn":

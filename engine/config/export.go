@@ -38,13 +38,13 @@ const (
 
 func (r *reader) export(s *section) Export {
 	e := Export{Name: s.text("name")}
-	if s.has("name") {
+	if _, ok := s.values["name"].(string); ok {
 		s.call("export", e.Name)
 	}
 	e.Place = s.Place
 	e.Description = s.text("description")
 	e.Volume = s.text("volume")
-	e.Frontend = choice(s, "frontend", "", FrontendNBD, FrontendVhostUser, FrontendUblk)
+	e.Frontend = choice(s, "frontend", "", []Frontend{FrontendNBD}, FrontendVhostUser, FrontendUblk)
 	e.ReadOnly = s.boolean("read_only")
 	e.Listen = s.address("listen")
 	e.Socket = parsed(s, "socket", "", "a path", "put it in quotes", r.exportSocket)
@@ -73,7 +73,7 @@ func (r *reader) checkExportName(s *section, e Export) {
 	}
 	if e.Frontend == FrontendVhostUser || e.Frontend == FrontendUblk {
 		if !isName(e.Name) {
-			s.bad("name", quote(e.Name)+" is no name", nameFix)
+			s.bad("name", quote(e.Name)+" is not allowed", nameFix)
 		}
 		return
 	}

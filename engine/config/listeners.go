@@ -17,7 +17,7 @@ func (c claim) where() string {
 	if c.line == 0 {
 		return c.who
 	}
-	return fmt.Sprintf("%s, by line %d", c.who, c.line)
+	return fmt.Sprintf("%s on line %d", c.who, c.line)
 }
 
 // checkListeners finds addresses that two would listen on, and NBD exports
@@ -91,7 +91,7 @@ func uniqueOn(names map[listener]int, s *section, l listener) {
 		return // already reported
 	}
 	if line, taken := names[l]; taken {
-		s.bad("name", fmt.Sprintf("%s is taken on %s, by line %d", quote(l.name), l.address, line),
+		s.bad("name", fmt.Sprintf("%s is already used behind %s, on line %d", quote(l.name), l.address, line),
 			"choose another name or another listener")
 		return
 	}

@@ -90,7 +90,7 @@ func Builtins() []string {
 func (r *reader) plugin(s *section) Plugin {
 	p := Plugin{Name: s.name("plugin")}
 	p.Place = s.Place
-	p.Runtime = choice(s, "runtime", "", RuntimeBuiltin, RuntimeWasm, runtimeProcess)
+	p.Runtime = choice(s, "runtime", "", []Runtime{RuntimeWasm, RuntimeBuiltin}, runtimeProcess)
 	p.Path = s.path("path")
 	p.SHA256 = parsed(s, "sha256", "", "a hash", "write 64 hex digits in quotes", parseSHA256)
 	memory := s.size("memory", DefaultPluginMemory, MinPluginMemory, MaxPluginMemory)
@@ -155,7 +155,7 @@ func (s *section) name(kind string) string {
 		s.lacks("name", fmt.Sprintf(`add one, as in name = "%s1"`, kind))
 	case !isName(name):
 		if _, ok := s.values["name"].(string); ok {
-			s.bad("name", quote(name)+" is no name", nameFix)
+			s.bad("name", quote(name)+" is not allowed", nameFix)
 		}
 	}
 	return name

@@ -61,7 +61,7 @@ func (c *Config) Problem(line int, key, msg, fix string) Problem {
 // ProblemAt makes a problem about a key of a section: what continues the
 // section's name and the key, as in `is in use`.
 func (c *Config) ProblemAt(at Place, key, what, fix string) Problem {
-	return c.Problem(at.LineOf(key), at.KeyOf(key), at.Label()+": "+keyText(key)+" "+what, fix)
+	return c.Problem(at.LineOf(key), at.KeyOf(key), at.sentence(keyText(key)+" "+what), fix)
 }
 
 // OptionProblem makes a problem about an option of a volume. err is what one of
@@ -72,7 +72,7 @@ func (c *Config) OptionProblem(v *Volume, o Option, err error) Problem {
 		what, fix = ve.What, ve.Fix
 	}
 	return c.Problem(o.Line, v.KeyOf("options")+keySuffix(o.Key),
-		v.Label()+": "+keyText(o.Key)+" "+what, fix)
+		v.sentence(keyText(o.Key)+" "+what), fix)
 }
 
 // ValueError says why a value cannot be taken, without saying where it stands.
@@ -97,6 +97,14 @@ type Place struct {
 // Label names the section in a sentence: volume "vm1-root". A section without a
 // name is called by its number, counted from 1: volume[2].
 func (p Place) Label() string { return p.label }
+
+// sentence puts the section's name, if it has one, before what is wrong in it.
+func (p Place) sentence(what string) string {
+	if p.label == "" {
+		return what
+	}
+	return p.label + ": " + what
+}
 
 // KeyOf gives the Problem.Key of one of the section's keys. Sections are
 // numbered from 1.

@@ -157,15 +157,16 @@ func (s *section) path(key string) string {
 		func(t string) (string, error) { return parsePath(s.r.cfg.Dir, t) })
 }
 
-// choice reads one of a few words.
-func choice[T ~string](s *section, key string, def T, choices ...T) T {
-	words := make([]string, len(choices))
-	for i, c := range choices {
-		words[i] = string(c)
+// choice reads one of a few words. later are those of other versions: the caller
+// refuses them in words of its own, and no message proposes them.
+func choice[T ~string](s *section, key string, def T, words []T, later ...T) T {
+	offered := make([]string, len(words))
+	for i, w := range words {
+		offered[i] = string(w)
 	}
-	fix := "write " + quoted(words, "or")
-	return parsed(s, key, def, "one of a few words", fix, func(t string) (T, error) {
-		if slices.Contains(choices, T(t)) {
+	fix := "write " + quoted(offered, "or")
+	return parsed(s, key, def, "a word", fix+" in quotes", func(t string) (T, error) {
+		if slices.Contains(words, T(t)) || slices.Contains(later, T(t)) {
 			return T(t), nil
 		}
 		return def, &ValueError{quote(t) + " is unknown", fix}
@@ -212,7 +213,12 @@ func (s *section) tables(key, kind, header string) []*section {
 	}
 	list, ok := tableList(v)
 	if !ok {
-		s.mismatch(key, v, "a list of tables", "write ["+header+"] above its keys"+s.elsewhere)
+		fix := "write [" + header + "] above its keys" + s.elsewhere
+		if _, isList := v.([]any); isList {
+			s.bad(key, "is a list of other things than tables", fix)
+		} else {
+			s.mismatch(key, v, "a list of tables", fix)
+		}
 		return nil
 	}
 	sections := make([]*section, len(list))
@@ -225,6 +231,12 @@ func (s *section) tables(key, kind, header string) []*section {
 		sections[i] = s.r.section(fmt.Sprintf("%s[%d]", kind, i+1), place, values)
 	}
 	return sections
+}
+
+// isEmptyList tells a list of tables without any, or none at all.
+func (s *section) isEmptyList(key string) bool {
+	list, ok := tableList(s.values[key])
+	return !s.has(key) || ok && len(list) == 0
 }
 
 // tableList is the list of tables behind [[headers]] or [{…}, {…}].
@@ -282,11 +294,7 @@ func (s *section) finish() {
 		if slices.Contains(s.known, key) {
 			continue
 		}
-		msg := "unknown key " + quote(key)
-		if s.Label() != "" {
-			msg = s.Label() + ": " + msg
-		}
-		s.r.problem(s.LineOf(key), s.KeyOf(key), msg, s.suggestion(key))
+		s.r.problem(s.LineOf(key), s.KeyOf(key), s.sentence("unknown key "+quote(key)), s.suggestion(key))
 	}
 }
 

@@ -56,7 +56,7 @@ func (r *reader) volume(s *section) Volume {
 	v.ReadOnly = s.boolean("read_only")
 	v.Timeout = s.duration("timeout", DefaultTimeout, "30s", MaxTimeout)
 	v.Fence = s.duration("fence", DefaultFence, "60s", MaxTimeout)
-	v.OnLostCache = choice(s, "on_lost_cache", LostCacheError, LostCacheError, LostCacheTrust)
+	v.OnLostCache = choice(s, "on_lost_cache", LostCacheError, []OnLostCache{LostCacheError, LostCacheTrust})
 	v.Connections = s.integer("connections", 0, 0, MaxConnections)
 	v.Options = r.options(s)
 	v.Paths = r.paths(s)
@@ -90,7 +90,7 @@ func (r *reader) checkPath(s *section, p Path, seen map[Address]int) {
 			"write the server's port")
 	}
 	if line, ok := seen[p.Address]; ok {
-		s.bad("address", fmt.Sprintf("%s is already a path of this volume, by line %d", quote(p.Address.String()), line),
+		s.bad("address", fmt.Sprintf("%s is already a path of this volume, on line %d", quote(p.Address.String()), line),
 			"remove one of them; connections = N opens several to one server")
 		return
 	}
@@ -147,7 +147,7 @@ func (r *reader) checkVolume(s *section, v *Volume) {
 		r.problem(v.Paths[0].Line, v.KeyOf("path"),
 			fmt.Sprintf("%s: plugin %s connects to no server and takes no path", v.Label(), quote(v.Plugin)),
 			`remove [[volume.path]], or choose a protocol plugin such as "nbd"`)
-	case kind == KindProtocol && !s.has("path"):
+	case kind == KindProtocol && s.isEmptyList("path"):
 		s.lacks("path", fmt.Sprintf(`plugin %s needs to know where the server is, `+
 			`add [[volume.path]] with address = "tcp:HOST:PORT" or "unix:PATH"`, quote(v.Plugin)))
 	}
