@@ -111,7 +111,7 @@ func (r *reader) unknownSections(top *section) {
 			continue
 		}
 		what, fix := "unknown section "+quote(key), "the sections are [engine], [[plugin]], [[volume]] and [[export]]"
-		if near := nearest(key, top.known); near != "" {
+		if near := r.guess(key, top.known); near != "" {
 			fix = "write " + sectionHeaders[near] + ", or remove it"
 		}
 		if !isSection(top.values[key]) {
@@ -147,8 +147,7 @@ func index(sections []*section) map[string]int {
 }
 
 // namesOf gives the names of sections of one kind that somebody may have meant.
-// Of a huge file only the first are looked at: comparing all with all that are
-// wrong would take minutes.
+// Of a huge file only the first are looked at.
 func namesOf(sections []*section) []string {
 	var names []string
 	for _, s := range sections[:min(len(sections), 256)] {
@@ -181,10 +180,10 @@ func syntaxProblem(name, src string, err error) *Problem {
 	if errors.As(err, &pe) {
 		last := 1 + strings.Count(src, "\n")
 		p.Line = min(max(pe.Position.Line, 1), last)
-		p.Key = pe.LastKey
+		p.Key = printable(pe.LastKey)
 		p.Msg = strings.TrimSuffix(pe.Message, ".")
 	}
-	p.Msg = "not valid TOML: " + p.Msg
+	p.Msg = "not valid TOML: " + printable(p.Msg)
 	p.Fix = "mend the line; text needs quotes, and a key or [table] may be given only once"
 	return p
 }

@@ -137,7 +137,7 @@ func (r *reader) checkExportVolume(s *section, e *Export) {
 		return
 	}
 	fix := "add a [[volume]] with that name"
-	if near := nearest(e.Volume, namesOf(r.volumes)); near != "" {
+	if near := r.guess(e.Volume, namesOf(r.volumes)); near != "" {
 		fix = fmt.Sprintf("write %q, or %s", near, fix)
 	}
 	s.bad("volume", quote(e.Volume)+" is not defined", fix)

@@ -39,8 +39,8 @@ func FuzzParse(f *testing.F) {
 			if p.Line < 0 || p.Line > last || p.Msg == "" || i > 0 && p.Line < problems[i-1].Line {
 				t.Errorf("of %d lines: %+v", last, p)
 			}
-			if strings.ContainsAny(p.Error(), "\n\r\x00") {
-				t.Errorf("message on several lines: %q", p.Error())
+			if text := p.Error() + p.Key; printable(text) != text {
+				t.Errorf("a message would break its line or the terminal: %q", text)
 			}
 		}
 	})

@@ -91,7 +91,7 @@ func uniqueOn(names map[listener]int, s *section, l listener) {
 		return // already reported
 	}
 	if line, taken := names[l]; taken {
-		s.bad("name", fmt.Sprintf("%s is already used behind %s, on line %d", quote(l.name), l.address, line),
+		s.bad("name", fmt.Sprintf("%s is already used behind %s, on line %d", quote(l.name), quote(l.address.String()), line),
 			"choose another name or another listener")
 		return
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -137,6 +138,20 @@ func keyText(key string) string {
 		return `""`
 	}
 	return key
+}
+
+// printable escapes what would break or colour a line in a message that is not
+// ours.
+func printable(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if strconv.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+	}
+	return b.String()
 }
 
 // maxQuoted is how many bytes of a stranger's text a message repeats.

@@ -133,3 +133,14 @@ func TestFileOfTheDesign(t *testing.T) {
 	same(t, "problems", messages(t, string(src)),
 		`engine.toml:32: export "vm1-root": frontend "vhost-user-blk" is not in this version: write "nbd"`)
 }
+
+// A file of nothing but problems is read in a time that grows with its size
+// only: words are guessed for the first few, the rest are still reported.
+func TestGuessesEnd(t *testing.T) {
+	src := "[engine]\n" + strings.Repeat("[[volume]]\nname = \"v\"\nplugin = \"nul\"\n", maxGuesses)
+	_, err := Parse("engine.toml", []byte(src))
+	problems := err.(Problems)
+	same(t, "problems", len(problems), maxGuesses+maxGuesses-1) // the plugin of each, the name of all but one
+	guesses := strings.Count(err.Error(), `write "null"`)
+	same(t, "guesses", guesses, 1) // the repeated names come first, and use up all but one
+}

@@ -299,7 +299,7 @@ func (s *section) finish() {
 }
 
 func (s *section) suggestion(key string) string {
-	if near := nearest(key, s.known); near != "" {
+	if near := s.r.guess(key, s.known); near != "" {
 		return fmt.Sprintf("write %q, or remove it%s", near, s.elsewhere)
 	}
 	return "the keys here are " + quoted(s.known, "and") + s.elsewhere

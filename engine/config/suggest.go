@@ -21,10 +21,22 @@ func nearest(word string, known []string) string {
 	return best
 }
 
-// fold makes equal what people mix up.
-func fold(s string) string {
-	return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s))
+// maxGuesses is for how many problems of a file a near word is looked for. Who
+// has more has another kind of problem, and looking takes longer than reading.
+const maxGuesses = 256
+
+// guess is nearest while the file has few problems.
+func (r *reader) guess(word string, known []string) string {
+	if len(r.problems) >= maxGuesses {
+		return ""
+	}
+	return nearest(word, known)
 }
+
+var separators = strings.NewReplacer("-", "", "_", "")
+
+// fold makes equal what people mix up.
+func fold(s string) string { return separators.Replace(strings.ToLower(s)) }
 
 // distance counts the letters to insert, remove, change or swap with their
 // neighbour to make b of a (optimal string alignment), or gives limit if that

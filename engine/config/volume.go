@@ -164,7 +164,7 @@ func (r *reader) pluginKind(name string) (Kind, bool) {
 
 // pluginFix mends the name of a plugin that there is none of.
 func (r *reader) pluginFix(name string) string {
-	if near := nearest(name, append(Builtins(), namesOf(r.plugins)...)); near != "" {
+	if near := r.guess(name, append(Builtins(), namesOf(r.plugins)...)); near != "" {
 		return fmt.Sprintf("write %q, or add a [[plugin]] with that name", near)
 	}
 	return "add a [[plugin]] with that name, or use a builtin one: " + quoted(Builtins(), "or")
