@@ -2,6 +2,7 @@ package meter
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/tetratelabs/wazero"
@@ -17,8 +18,9 @@ func fuzzLimits() Limits {
 }
 
 // FuzzRewrite: no input panics; what is rewritten is valid exactly when the
-// original was, so that rewriting neither breaks a module nor mends one; and
-// what is valid ends within its budget.
+// original was, so that rewriting neither breaks a module nor mends one; what
+// is valid ends within its budget; and what the meter does not end gives the
+// results, memory and traps of the original.
 func FuzzRewrite(f *testing.F) {
 	for _, name := range []string{"header", "misbehave", "shapes", "start"} {
 		f.Add(wasmFile(f, name))
@@ -28,7 +30,7 @@ func FuzzRewrite(f *testing.F) {
 	f.Add(append(withBody(), custom("name", 1, 4, 1, 0, 1, 'f')...))
 	ctx := context.Background()
 	rt := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter().
-		WithCoreFeatures(api.CoreFeaturesV2&^api.CoreFeatureSIMD))
+		WithMemoryLimitPages(fuzzLimits().MemoryPages).WithCoreFeatures(api.CoreFeaturesV2&^api.CoreFeatureSIMD))
 	f.Cleanup(func() { rt.Close(ctx) })
 	f.Fuzz(func(t *testing.T, module []byte) {
 		out, info, err := Rewrite(module, fuzzLimits())
@@ -48,8 +50,8 @@ func FuzzRewrite(f *testing.F) {
 		}
 		defer old.Close(ctx)
 		defer compiled.Close(ctx)
-		if len(info.Imports) == 0 {
-			runAll(t, rt, compiled, info)
+		if len(info.Imports) == 0 && !info.HasStart {
+			runBoth(t, rt, old, compiled, info, sameCaps(module))
 		}
 	})
 }
@@ -70,14 +72,36 @@ func dropCustom(module []byte) []byte {
 	return out
 }
 
-// runAll calls every exported function with a small budget.
-func runAll(t *testing.T, rt wazero.Runtime, compiled wazero.CompiledModule, info *Info) {
+// sameCaps says whether the tables of the original are capped as those of the
+// result; if not, table.grow may differ.
+func sameCaps(module []byte) bool {
+	m, err := decode(module, fuzzLimits())
+	if err != nil {
+		return false
+	}
+	for _, t := range m.tables {
+		if !t.hasMax || t.max > fuzzLimits().MaxTableEntries {
+			return false
+		}
+	}
+	return true
+}
+
+// runBoth calls every exported function with a small budget, and as long as
+// the meter does not step in, the original too.
+func runBoth(t *testing.T, rt wazero.Runtime, old, rewritten wazero.CompiledModule, info *Info, same bool) {
 	ctx := context.Background()
-	mod, err := rt.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	cfg := wazero.NewModuleConfig().WithName("").WithStartFunctions()
+	mod, err := rt.InstantiateModule(ctx, rewritten, cfg)
 	if err != nil {
 		return // an active segment out of range
 	}
 	defer mod.Close(ctx)
+	orig, err := rt.InstantiateModule(ctx, old, cfg)
+	if err != nil {
+		t.Fatalf("the result can be instantiated, the original cannot: %v", err)
+	}
+	defer orig.Close(ctx)
 	budget, depth := global(t, mod, ExportBudget), global(t, mod, ExportDepth)
 	for _, e := range info.Exports {
 		if e.Kind != KindFunc {
@@ -85,10 +109,24 @@ func runAll(t *testing.T, rt wazero.Runtime, compiled wazero.CompiledModule, inf
 		}
 		budget.Set(300)
 		depth.Set(20)
-		f := mod.ExportedFunction(e.Name)
-		_, err := f.Call(ctx, make([]uint64, len(e.Type.Params))...)
+		args := make([]uint64, len(e.Type.Params))
+		got, err := mod.ExportedFunction(e.Name).Call(ctx, args...)
 		if b := int64(budget.Get()); b >= 300 {
 			t.Fatalf("%q left a budget of %d of 300 (error %v)", e.Name, b, err)
 		}
+		if CauseOf(int64(budget.Get()), int64(depth.Get())) != CauseModule || !same {
+			same = false // the instances may differ from here on
+			continue
+		}
+		want, wantErr := orig.ExportedFunction(e.Name).Call(ctx, args...)
+		if returnsReference(e.Type) {
+			want, got = nil, nil // an address of the runtime's
+		}
+		compare(t, e.Name, want, got, wantErr, err)
+		sameMemory(t, e.Name, orig, mod)
 	}
+}
+
+func returnsReference(t FuncType) bool {
+	return slices.ContainsFunc(t.Results, func(v ValueType) bool { return v == FuncRef || v == ExternRef })
 }

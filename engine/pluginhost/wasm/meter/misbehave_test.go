@@ -122,6 +122,7 @@ func TestStackStaysBounded(t *testing.T) {
 	lim := DefaultLimits()
 	for name, module := range map[string][]byte{
 		"many values": deepModule(4000, 4), "many joins": deepModule(100, 100), "small": deepModule(2, 0),
+		"many results": wideModule(60),
 	} {
 		m := newMetered(t, module, lim)
 		if _, err := m.call("deep", 1, 1); err == nil {
@@ -185,5 +186,36 @@ func deepModule(values, locals int) []byte {
 		section(secMemory, vector([]byte{0, 1})),
 		section(secExport, vector(appendExport(nil, "deep", KindFunc, 0))),
 		section(secCode, vector(appendBytes(nil, a.b))),
+	)
+}
+
+// wideModule recurses in a function that keeps the results of many calls, 64
+// each, on its operand stack over its own call.
+func wideModule(calls int) []byte {
+	wide := make([]ValueType, 64)
+	var many, deep asm
+	many.op(0)
+	for i := range wide {
+		wide[i] = I64
+		many.indexed(opLocalGet, 0)
+		many.op(0x29, 3) // i64.load
+		many.b = appendU32(many.b, uint32(i*8))
+	}
+	many.op(opEnd)
+	deep.op(0)
+	for range calls {
+		deep.indexed(opLocalGet, 0)
+		deep.indexed(opCall, 1)
+	}
+	deep.indexed(opLocalGet, 0)
+	deep.indexed(opCall, 0)
+	deep.op(repeat([]byte{0x7c}, calls*len(wide))...)
+	deep.op(opEnd)
+	return build(
+		section(secType, vector(fn([]ValueType{I32}, []ValueType{I64}), fn([]ValueType{I32}, wide))),
+		section(secFunction, vector([]byte{0}, []byte{1})),
+		section(secMemory, vector([]byte{0, 1})),
+		section(secExport, vector(appendExport(nil, "deep", KindFunc, 0))),
+		section(secCode, vector(appendBytes(nil, deep.b), appendBytes(nil, many.b))),
 	)
 }

@@ -14,12 +14,16 @@ type body struct {
 }
 
 // Static cost of instructions, in units; a tick is unitsPerTick of them. Most
-// cost 1. The dear ones are those that leave the generated code or divide.
+// cost 1. The dear ones are those that may miss the caches, divide, or leave
+// the generated code.
 const (
-	unitsPerTick = 64
+	unitsPerTick = 16
+	costLoad     = 4
+	costStore    = 2
 	costDivide   = 8
+	costCall     = 2
 	costIndirect = 4
-	costHostCall = 1024
+	costHostCall = 512
 	costRuntime  = 512 // implemented by a call into the runtime
 	costBulk     = 16  // on top of what the length is charged
 )
@@ -163,18 +167,23 @@ func (s *scanner) signature(t *FuncType) { s.values += uint64(len(t.Params) + le
 
 // cost gives the static units of an instruction.
 func (s *scanner) cost(in *instr) uint32 {
-	switch in.op {
-	case opCall:
-		if int(in.index) < s.m.imported {
-			return costHostCall
-		}
-		return 2
-	case opCallIndirect:
+	switch op := in.op; {
+	case op >= 0x28 && op <= 0x35:
+		return costLoad
+	case op >= 0x36 && op <= 0x3e:
+		return costStore
+	case op == opCall && int(in.index) < s.m.imported:
+		return costHostCall
+	case op == opCall:
+		return costCall
+	case op == opCallIndirect:
 		return costIndirect
-	case opRefFunc, opMemoryGrow, opTableGrow:
+	case op == opRefFunc || op == opMemoryGrow || op == opTableGrow:
 		return costRuntime
-	case opMemoryInit, opMemoryCopy, opMemoryFill, opTableInit, opTableCopy, opTableFill:
+	case op >= opMemoryInit: // bulk memory and tables
 		return costBulk
+	}
+	switch in.op {
 	case 0x6d, 0x6e, 0x6f, 0x70, 0x7f, 0x80, 0x81, 0x82, 0x91, 0x95, 0x9f, 0xa3: // divide, remainder, root
 		return costDivide
 	}
