@@ -113,13 +113,26 @@ func (r *Real) Restart() {
 	r.waitReady()
 }
 
+// probe makes one connection and leaves politely, because some servers do not
+// survive less.
+func (r *Real) probe() error {
+	c, err := DialRaw(r.network, r.addr, Options{Timeout: time.Second})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Greet(); err != nil {
+		return err
+	}
+	return c.Abort()
+}
+
 // waitReady waits until the server accepts connections.
 func (r *Real) waitReady() {
 	r.t.Helper()
 	for deadline := time.Now().Add(endTimeout); ; time.Sleep(2 * time.Millisecond) {
-		conn, err := net.DialTimeout(r.network, r.addr, time.Second)
+		err := r.probe()
 		if err == nil {
-			conn.Close()
 			return
 		}
 		select {
@@ -178,7 +191,8 @@ func StartQSD(t testing.TB, image string, args ...string) *Real {
 }
 
 // StartNbdServer serves an image with the reference server on a loopback port as
-// export "disk".
+// export "disk". It runs without forking, so that the pid is known; in that mode
+// it serves one session and ends with it: wait for Done, then Restart.
 func StartNbdServer(t testing.TB, image string) *Real {
 	t.Helper()
 	dir := SocketDir(t)

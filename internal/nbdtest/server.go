@@ -203,7 +203,9 @@ func (s *Server) Listen() {
 	}
 	s.mu.Lock()
 	s.listener = l
-	s.addr = l.Addr().String()
+	if addr := l.Addr().String(); addr != s.addr { // port 0, at the first call only
+		s.addr = addr
+	}
 	s.mu.Unlock()
 	s.group.run("accept", func() { s.accept(l) })
 }

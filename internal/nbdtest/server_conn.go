@@ -110,11 +110,19 @@ func (c *serverConn) begin(cookie uint64) (fresh bool) {
 	return fresh
 }
 
-func (c *serverConn) finish(cookie uint64) {
+// settle is called before the end of a reply is sent: from then on the client
+// may use the cookie again.
+func (c *serverConn) settle(cookie uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.cookies, cookie)
+}
+
+// finish is called when nothing more is to be sent for a request.
+func (c *serverConn) finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.outstanding--
-	delete(c.cookies, cookie)
 	c.idle.Broadcast()
 }
 

@@ -48,7 +48,7 @@ type outReply struct {
 func (j *job) answer(r result) {
 	f := &j.fault
 	if f.NoReply {
-		j.c.finish(j.h.Cookie)
+		j.c.finish()
 		return
 	}
 	out := &outReply{cookie: j.h.Cookie, cut: f.Cut, left: f.CutAfter, how: f.CutHow}

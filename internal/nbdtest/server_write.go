@@ -83,7 +83,7 @@ func (c *serverConn) sendBatch(batch []*outReply, out Output, rnd *rand.Rand) bo
 				c.kill(r.how)
 				return false
 			}
-			c.finish(r.cookie)
+			c.finish()
 			batch = append(batch[:i], batch[i+1:]...)
 		}
 	}
@@ -94,6 +94,9 @@ func (c *serverConn) sendBatch(batch []*outReply, out Output, rnd *rand.Rand) bo
 func (c *serverConn) sendFrame(r *outReply, out Output, rnd *rand.Rand) bool {
 	frame := r.frames[0]
 	r.frames = r.frames[1:]
+	if len(r.frames) == 0 {
+		c.settle(r.cookie)
+	}
 	cut := r.cut && r.left <= len(frame)
 	if cut {
 		frame = frame[:r.left]
