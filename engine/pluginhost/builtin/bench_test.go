@@ -1,6 +1,7 @@
 package builtin
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
@@ -79,7 +80,49 @@ func BenchmarkRequests(b *testing.B) {
 			b.Run(k.name+"/"+op.String(), func(b *testing.B) {
 				d := k.open(b)
 				fill(b, d)
-				benchmark(b, d, op, depth)
+				benchmark(b, d, load{op: op, depth: depth, length: 4096})
+			})
+		}
+	}
+}
+
+// BenchmarkCachedRead compares reads of cached pages on the reactor with the
+// way through a worker; maxCachedRead rests on it.
+func BenchmarkCachedRead(b *testing.B) {
+	for _, l := range []load{{depth: 1, length: 4096}, {depth: 32, length: 4096}, {depth: 1, length: 128 << 10}, {depth: 8, length: 128 << 10}, {depth: 8, length: 512 << 10}} {
+		l.op = block.OpRead
+		for _, l.viaWorker = range []bool{false, true} {
+			b.Run(fmt.Sprintf("%dKiB/depth=%d/worker=%v", l.length>>10, l.depth, l.viaWorker), func(b *testing.B) {
+				_, d := tempFile(b, 64<<20)
+				fill(b, d)
+				benchmark(b, d, l)
+			})
+		}
+	}
+}
+
+// BenchmarkWorkers shows what the number of workers does, with pages that
+// are not cached (with and without the reactor's attempt, which begins the
+// read), with direct I/O, and with writes into the page cache.
+func BenchmarkWorkers(b *testing.B) {
+	const dontNeed, random = 4, 1 // POSIX_FADV_*
+	for _, mode := range []string{"cold", "cold past the reactor", "direct", "write"} {
+		for _, n := range []uint64{1, 2, 4, 8, 16} {
+			b.Run(fmt.Sprintf("%s/workers=%d", mode, n), func(b *testing.B) {
+				o := fileOptions(filepath.Join(b.TempDir(), "disk"), 128<<20)
+				o.Sizes["workers"] = n
+				o.Bools["direct"] = mode == "direct"
+				d := openDisk(b, File(), o)
+				fill(b, d)
+				d.must(&block.Request{Op: block.OpFlush})
+				l := load{op: block.OpRead, depth: 64, length: 4096, viaWorker: mode == "cold past the reactor"}
+				if mode == "write" {
+					l.op = block.OpWrite
+				} else {
+					fadvise(d.dev.(*fileDevice).fd, 0, 0, dontNeed)
+					fadvise(d.dev.(*fileDevice).fd, 0, 0, random)
+				}
+				benchmark(b, d, l)
 			})
 		}
 	}
@@ -98,35 +141,46 @@ func fill(b *testing.B, d *disk) {
 	}
 }
 
-func benchmark(b *testing.B, d *disk, op block.Op, depth int) {
+// load is what a benchmark does: requests of one kind, so many at a time.
+type load struct {
+	op        block.Op
+	depth     int
+	length    uint64 // bytes
+	viaWorker bool   // file: do not try the page cache on the reactor
+}
+
+func benchmark(b *testing.B, d *disk, l load) {
 	c := newCounter()
 	ch, err := d.dev.Channel(c)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer ch.Close()
+	if f, ok := ch.(*fileChannel); ok && l.viaWorker {
+		f.cached = false
+	}
 	rng := rand.New(rand.NewPCG(3, 4))
-	batch := make([]*block.Request, depth)
+	batch := make([]*block.Request, l.depth)
 	for i := range batch {
-		batch[i] = &block.Request{Op: op, Extents: make([]block.Extent, 0, 4)}
-		if op.HasPayload() {
-			batch[i].Data = [][]byte{make([]byte, 4096)}
+		batch[i] = &block.Request{Op: l.op, Extents: make([]block.Extent, 0, 4)}
+		if l.op.HasPayload() {
+			batch[i].Data = [][]byte{make([]byte, l.length)}
 		}
 	}
 	round := func(n int) {
 		for _, r := range batch[:n] {
-			if op != block.OpFlush {
-				r.Offset, r.Length = rng.Uint64N(d.info.Size/4096)*4096, 4096
+			if l.op != block.OpFlush {
+				r.Offset, r.Length = rng.Uint64N(d.info.Size/l.length)*l.length, l.length
 			}
 			r.Extents = r.Extents[:0]
 		}
 		c.do(ch, batch[:n])
 	}
-	round(depth) // workers, rings and buffers come into being
+	round(l.depth) // workers, rings and buffers come into being
 	b.ReportAllocs()
 	b.ResetTimer()
-	for left := b.N; left > 0; left -= depth {
-		round(min(left, depth))
+	for left := b.N; left > 0; left -= l.depth {
+		round(min(left, l.depth))
 	}
 	b.StopTimer()
 	if n := c.failed.Load(); n > 0 {

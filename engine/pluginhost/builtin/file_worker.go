@@ -33,7 +33,7 @@ type worker struct {
 	dsyncFD int
 
 	bounce []byte
-	iov    [256]syscall.Iovec
+	iov    [128]syscall.Iovec
 	jobs   [maxRun]job
 	done   [maxRun]job // finished, not yet posted
 	ndone  int
@@ -161,5 +161,5 @@ func (w *worker) postJobs(jobs []job) {
 		}
 		ch.done.Post(w.out)
 	}
-	clear(w.out)
+	clear(w.out[:cap(w.out)])
 }
