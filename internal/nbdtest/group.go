@@ -84,15 +84,16 @@ func CheckLeaks(t testing.TB) {
 	}
 	routines, fds := goroutines(), descriptors()
 	t.Cleanup(func() {
-		if err := waitNoLeaks(routines, fds); err != nil {
+		if err := waitNoLeaks(routines, fds, 5*time.Second); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-func waitNoLeaks(routines, fds map[string]string) error {
+// waitNoLeaks gives what is new some time to go.
+func waitNoLeaks(routines, fds map[string]string, patience time.Duration) error {
 	var err error
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		newRoutines, newFDs := added(routines, goroutines()), added(fds, descriptors())
 		if len(newRoutines)+len(newFDs) == 0 {
 			return nil

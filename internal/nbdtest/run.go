@@ -165,8 +165,10 @@ type FioResult struct {
 // args are more of fio's options, e.g. "--rw=randrw", "--runtime=2".
 func Fio(t testing.TB, timeout time.Duration, uri string, args ...string) FioResult {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "fio.json")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "fio.json")
 	all := append([]string{"--name=job", "--ioengine=nbd", "--uri=" + uri, "--thread",
+		"--verify_state_save=0", "--aux-path=" + dir,
 		"--output-format=json", "--output=" + file}, args...)
 	r := Run(t, timeout, "fio", all...)
 	b, err := os.ReadFile(file)
