@@ -1,0 +1,124 @@
+package admin
+
+// Status is what an engine tells about itself. Counters count from the start
+// of what they belong to; times are in seconds unless they say otherwise.
+type Status struct {
+	Engine  Engine   `json:"engine"`
+	Volumes []Volume `json:"volumes"`
+	Exports []Export `json:"exports"`
+	Plugins []Plugin `json:"plugins"`
+}
+
+// Engine is the process.
+type Engine struct {
+	Version  string    `json:"version"`
+	Go       string    `json:"go"`
+	PID      int       `json:"pid"`
+	Uptime   float64   `json:"uptime_seconds"`
+	Config   string    `json:"config"` // absolute path of the file
+	StateDir string    `json:"state_dir"`
+	Draining bool      `json:"draining"`
+	Reactors []Reactor `json:"reactors"`
+	// Partial is set when a reactor did not answer in time: what it counts is
+	// then as it was when it last did.
+	Partial bool `json:"partial,omitempty"`
+}
+
+// Reactor is the load of an event loop.
+type Reactor struct {
+	Index  int    `json:"index"`
+	Turns  uint64 `json:"turns"`
+	Sleeps uint64 `json:"sleeps"`
+}
+
+// Volume is a disk and what it stands on.
+type Volume struct {
+	Name       string            `json:"name"`
+	State      string            `json:"state"` // opening, online, away, stopped
+	Reason     string            `json:"reason,omitempty"`
+	ReadOnly   bool              `json:"read_only"`
+	Size       uint64            `json:"size"` // bytes; 0 if it has not been seen yet
+	BlockSize  uint32            `json:"block_size"`
+	Caps       []string          `json:"caps"` // of the disk itself, without what the engine emulates
+	Identity   string            `json:"identity,omitempty"`
+	Plugin     string            `json:"plugin"`
+	Generation int               `json:"generation"`
+	Version    string            `json:"version"`
+	Hash       string            `json:"hash"`
+	Options    map[string]string `json:"options"` // without secrets
+	Path       *Path             `json:"path,omitempty"`
+	Session    *Session          `json:"session,omitempty"`
+	Counts
+}
+
+// Path is the connection to a storage server.
+type Path struct {
+	Address     string `json:"address"`
+	Connections int    `json:"connections"`
+	LastError   string `json:"last_error,omitempty"`
+}
+
+// Session counts what went wrong, or was mended, between a volume and its
+// storage server.
+type Session struct {
+	Connects   uint64 `json:"connects"`
+	Reconnects uint64 `json:"reconnects"`
+	Losses     uint64 `json:"losses"`
+	Fences     uint64 `json:"fences"`
+	Replays    uint64 `json:"replays"`
+	Expired    uint64 `json:"expired"`
+	Traps      uint64 `json:"traps"`
+	Violations uint64 `json:"violations"`
+	LostCaches uint64 `json:"lost_caches"`
+}
+
+// Export is a volume behind a listener.
+type Export struct {
+	Name        string `json:"name"`
+	Volume      string `json:"volume"`
+	Frontend    string `json:"frontend"`
+	Listen      string `json:"listen"` // with the port that the kernel chose
+	ReadOnly    bool   `json:"read_only"`
+	Up          bool   `json:"up"`
+	Connections int    `json:"connections"`
+	Counts
+}
+
+// Counts are requests by kind and errors by errno.
+type Counts struct {
+	Ops    map[string]Op     `json:"ops"`
+	Errors map[string]uint64 `json:"errors"`
+}
+
+// Op counts requests of one kind.
+type Op struct {
+	Requests uint64  `json:"requests"`
+	Bytes    uint64  `json:"bytes"`
+	Errors   uint64  `json:"errors"`
+	Seconds  float64 `json:"seconds"` // sum of latencies
+}
+
+// Total adds up the kinds.
+func (c Counts) Total() Op {
+	var t Op
+	for _, o := range c.Ops {
+		t.Requests += o.Requests
+		t.Bytes += o.Bytes
+		t.Errors += o.Errors
+		t.Seconds += o.Seconds
+	}
+	return t
+}
+
+// Plugin is a loaded plugin.
+type Plugin struct {
+	Name       string   `json:"name"`
+	Kind       string   `json:"kind"`
+	Runtime    string   `json:"runtime"`
+	Version    string   `json:"version"`
+	ABI        string   `json:"abi,omitempty"`
+	Generation int      `json:"generation"`
+	Hash       string   `json:"hash"`
+	Path       string   `json:"path,omitempty"`
+	Volumes    []string `json:"volumes"`
+}

@@ -1,0 +1,51 @@
+package metrics
+
+import (
+	"blockengine/engine/session"
+	"blockengine/engine/volume"
+)
+
+// Snapshot is what an engine has counted. The slices are not changed once they
+// are given.
+type Snapshot struct {
+	Volumes  []Volume
+	Exports  []Export
+	Reactors []Reactor
+	// Listeners is how many sockets accept clients.
+	Listeners int
+	Draining  bool
+	// Partial is set when a reactor did not answer in time: the figures are
+	// then those of the last scrape that all answered.
+	Partial bool
+}
+
+// Volume is what a volume has counted.
+type Volume struct {
+	Name    string
+	Plugin  string
+	State   volume.State
+	Reason  string
+	Size    uint64 // bytes
+	Stats   *volume.Stats
+	Session *session.Counters // nil on a store plugin
+	// Connections to the storage server, 0 on a store plugin.
+	Connections int
+}
+
+// Export is what an export has counted.
+type Export struct {
+	Name        string
+	Volume      string
+	Frontend    string
+	Listen      string
+	Up          bool
+	Connections int
+	Stats       *volume.Stats
+}
+
+// Reactor is the load of an event loop.
+type Reactor struct {
+	Index  int
+	Turns  uint64
+	Sleeps uint64
+}

@@ -1,0 +1,183 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+
+	"blockengine/engine/config"
+	"blockengine/engine/pluginhost/guest"
+	"blockengine/engine/pluginhost/wasm"
+	"blockengine/sdk/manifest"
+	"blockengine/sdk/protocol"
+	"blockengine/sdk/store"
+)
+
+// Kind is which contract a plugin fulfils.
+type Kind string
+
+// The kinds of plugins.
+const (
+	Protocol Kind = "protocol" // encapsulates; the engine connects it to a server
+	Store    Kind = "store"    // does its own I/O
+)
+
+// Plugin is a loaded plugin. It is not changed once it is loaded.
+type Plugin struct {
+	Name       string // what volumes call it
+	Kind       Kind
+	Runtime    config.Runtime
+	Path       string // of its file, "" if it is builtin
+	Hash       string // SHA-256 of its file in hex, or "builtin"
+	Version    string
+	ABI        uint32 // of a protocol plugin
+	Generation int    // 1 for what was loaded at the start
+	Options    []manifest.Option
+
+	module guest.Module // of a protocol plugin
+	store  store.Plugin // of a store plugin
+}
+
+// Builtins are the plugins that are linked into the engine.
+type Builtins struct {
+	Stores    []store.Plugin
+	Protocols []protocol.Plugin
+}
+
+// Options of a registry.
+type Options struct {
+	Builtins Builtins
+	CacheDir string   // for compiled modules; "": they are compiled for this process alone
+	Self     []string // the command that compiles modules; see wasm.Options
+	Log      *slog.Logger
+}
+
+// Registry holds the loaded plugins. It is filled by Load and not changed
+// afterwards, so it may be read from any goroutine.
+type Registry struct {
+	opt     Options
+	plugins []*Plugin // in the order of the file, then builtin ones without a section
+}
+
+// Load loads every plugin that has a section or is used by a volume. All that
+// is wrong is reported at once; the registry is returned in any case, so that
+// the volumes of those that did load can be checked. ctx bounds it: a module
+// that was never compiled before takes a second or so.
+func Load(ctx context.Context, cfg *config.Config, o Options) (*Registry, config.Problems) {
+	r := &Registry{opt: o}
+	var problems config.Problems
+	for _, p := range cfg.Plugins {
+		problems = append(problems, r.add(ctx, cfg, p)...)
+	}
+	for _, v := range cfg.Volumes {
+		if r.Find(v.Plugin) != nil {
+			continue
+		}
+		if p, ok := cfg.Plugin(v.Plugin); ok && p.Line == 0 {
+			problems = append(problems, r.add(ctx, cfg, p)...)
+		}
+	}
+	return r, problems
+}
+
+func (r *Registry) add(ctx context.Context, cfg *config.Config, p config.Plugin) config.Problems {
+	if p.Name == "" || r.Find(p.Name) != nil {
+		return nil // the configuration's own problem, reported there
+	}
+	switch p.Runtime {
+	case config.RuntimeBuiltin:
+		loaded := r.builtin(p)
+		if loaded == nil {
+			return config.Problems{cfg.ProblemAt(p.Place, "name", "is no plugin of this engine", "")}
+		}
+		r.plugins = append(r.plugins, loaded)
+	case config.RuntimeWasm:
+		if p.Path == "" {
+			return nil
+		}
+		loaded, err := r.wasm(ctx, p)
+		if err != nil {
+			return config.Problems{loadProblem(cfg, p, err)}
+		}
+		r.plugins = append(r.plugins, loaded)
+	}
+	return nil
+}
+
+// loadProblem says why a plugin's file cannot be used. The loader's own words
+// name the file and the remedy, but for a file that is not there.
+func loadProblem(cfg *config.Config, p config.Plugin, err error) config.Problem {
+	fix := ""
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		fix = "build it (make plugins), or mend the path"
+	case errors.Is(err, fs.ErrPermission):
+		fix = "give the engine's user the right to read it"
+	}
+	return cfg.Problem(p.LineOf("path"), p.KeyOf("path"), fmt.Sprintf("%s: %v", p.Label(), err), fix)
+}
+
+func (r *Registry) builtin(p config.Plugin) *Plugin {
+	loaded := &Plugin{Name: p.Name, Runtime: config.RuntimeBuiltin, Hash: "builtin", Generation: 1}
+	for _, s := range r.opt.Builtins.Stores {
+		if m := s.Manifest(); m.Name == p.Name {
+			loaded.Kind, loaded.store = Store, s
+			loaded.Version, loaded.Options = m.Version, m.Options
+			return loaded
+		}
+	}
+	for _, s := range r.opt.Builtins.Protocols {
+		if s.Manifest().Name == p.Name {
+			loaded.use(guest.Linked(s))
+			return loaded
+		}
+	}
+	return nil
+}
+
+func (r *Registry) wasm(ctx context.Context, p config.Plugin) (*Plugin, error) {
+	m, err := wasm.Load(ctx, wasm.Options{
+		Path: p.Path, SHA256: p.SHA256, Memory: p.Memory,
+		CacheDir: r.opt.CacheDir, Self: r.opt.Self, Log: r.opt.Log.With("plugin", p.Name),
+	})
+	if err != nil {
+		return nil, err
+	}
+	loaded := &Plugin{Name: p.Name, Runtime: config.RuntimeWasm, Path: p.Path, Generation: 1}
+	loaded.use(m)
+	return loaded, nil
+}
+
+// use makes p a protocol plugin that runs m.
+func (p *Plugin) use(m guest.Module) {
+	man := m.Manifest()
+	p.Kind, p.module = Protocol, m
+	p.Hash, p.Version, p.ABI, p.Options = m.Hash(), man.Version, man.ABI, man.Options
+}
+
+// Find gives the plugin that volumes call by name, nil if it is not loaded.
+func (r *Registry) Find(name string) *Plugin {
+	for _, p := range r.plugins {
+		if p.Name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// Plugins are all that are loaded.
+func (r *Registry) Plugins() []*Plugin { return slices.Clone(r.plugins) }
+
+// Close unloads the plugins. Every Disk has been closed before.
+func (r *Registry) Close() error {
+	var errs []error
+	for _, p := range r.plugins {
+		if p.module != nil {
+			errs = append(errs, p.module.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
