@@ -75,7 +75,7 @@ func TestStructuredRepliesMustBeUsed(t *testing.T) {
 func TestMissingDone(t *testing.T) {
 	s := serve(t, Negotiation{})
 	s.AddRule(Rule{Match: Op(CmdRead), Fault: Fault{Edit: NoDone}})
-	c := dial(t, s, Options{Structured: true, Timeout: 100 * time.Millisecond})
+	c := dial(t, s, Options{Structured: true, Timeout: 500 * time.Millisecond})
 	if _, err := c.Read(0, 512, 0); !isTimeout(err) {
 		t.Errorf("got %v, want a timeout: all data came but no DONE", err)
 	}
@@ -236,7 +236,7 @@ func TestStopReading(t *testing.T) {
 
 func TestStalls(t *testing.T) {
 	s := serve(t, Negotiation{})
-	c := dial(t, s, Options{Timeout: 50 * time.Millisecond})
+	c := dial(t, s, Options{Timeout: 500 * time.Millisecond})
 	release := s.StallReplies()
 	_, err := c.Send(Request{Op: CmdFlush})
 	mustDo(t, err)

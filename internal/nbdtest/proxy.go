@@ -39,6 +39,7 @@ type Proxy struct {
 	closed  chan struct{}
 	gates   [2]gate         // by Direction
 	count   [2]atomic.Int64 // bytes passed on, by Direction
+	taken   [2]atomic.Int64 // bytes received, by Direction
 	rate    [2]atomic.Int64 // bytes per second, by Direction; 0: no limit
 	budget  [2]atomic.Int64 // bytes until the cut, by Direction; negative: none
 
@@ -154,6 +155,10 @@ func (p *Proxy) Throttle(d Direction, bytesPerSecond int64) { p.rate[d].Store(by
 // Bytes is the number of bytes passed on in direction d so far.
 func (p *Proxy) Bytes(d Direction) int64 { return p.count[d].Load() }
 
+// Taken is the number of bytes that the proxy received in direction d so far:
+// those passed on and those that it holds.
+func (p *Proxy) Taken(d Direction) int64 { return p.taken[d].Load() }
+
 // Conns is the number of connections that are there.
 func (p *Proxy) Conns() int {
 	p.mu.Lock()
@@ -228,6 +233,7 @@ func (p *Proxy) pump(c *pair, d Direction, from, to net.Conn) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
+		p.taken[d].Add(int64(n))
 		if !p.gates[d].wait(c.done) {
 			return
 		}
@@ -265,10 +271,11 @@ func (p *Proxy) pass(c *pair, d Direction, to net.Conn, b []byte) bool {
 			}
 		}
 		n, cut := p.spend(d, n)
+		// Counted first, so that whoever got the bytes finds them counted.
+		p.count[d].Add(int64(n))
 		if _, err := to.Write(b[:n]); err != nil {
 			return false
 		}
-		p.count[d].Add(int64(n))
 		if b = b[n:]; cut {
 			p.mu.Lock()
 			how := p.cutHow

@@ -78,10 +78,11 @@ func TestProxyCutsAfterBytes(t *testing.T) {
 func TestProxyDeliversAfterClientIsGone(t *testing.T) {
 	s, p := startProxied(t, "tcp", Negotiation{})
 	c := Connect(t, p.Network(), p.Addr(), Options{})
+	before := p.Taken(ToServer)
 	release := p.Stall(ToServer)
 	_, err := c.Send(Request{Op: CmdWrite, Data: pattern(512, 'A')})
 	mustDo(t, err)
-	time.Sleep(20 * time.Millisecond) // let the proxy take the bytes in
+	WaitFor(t, "the proxy to take the write in", func() bool { return p.Taken(ToServer)-before == sizeRequest+512 })
 	if s.Count(Op(CmdWrite)) != 0 {
 		t.Fatal("the write passed a stalled proxy")
 	}

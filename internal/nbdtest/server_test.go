@@ -246,7 +246,7 @@ func TestOneClient(t *testing.T) {
 	for _, excess := range []bool{false, true} {
 		s := serve(t, Negotiation{MaxClients: 1, CloseExcess: excess})
 		first := dial(t, s, Options{})
-		_, err := Dial(s.Network(), s.Addr(), Options{Timeout: 50 * time.Millisecond})
+		_, err := Dial(s.Network(), s.Addr(), Options{Timeout: 500 * time.Millisecond})
 		if excess == isTimeout(err) || err == nil {
 			t.Errorf("second client, closing %v: %v", excess, err)
 		}
