@@ -102,17 +102,3 @@ func requests(b []byte, op block.Op, n int) int {
 	return at
 }
 
-// kinds lists the kinds of the records in b.
-func kinds(tb testing.TB, b []byte) []uint16 {
-	tb.Helper()
-	var list []uint16
-	for len(b) > 0 {
-		rec, rest, ok := abi.Next(b)
-		if !ok {
-			tb.Fatalf("no record in %x", b)
-		}
-		list = append(list, abi.Overlay[abi.Header](rec).Kind)
-		b = rest
-	}
-	return list
-}
