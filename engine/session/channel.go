@@ -1,0 +1,218 @@
+package session
+
+import (
+	"sync/atomic"
+	"time"
+
+	"blockengine/engine/reactor"
+	"blockengine/engine/volume"
+	"blockengine/sdk/block"
+)
+
+// Flags in volume.LowerState.Flags.
+const (
+	// ioUnknown: the request modifies, was under way on a connection that is
+	// lost, and has not been acknowledged since. Its range is in the fence table.
+	ioUnknown = 1 << 0
+	// ioAborted: the plugin was asked to give the request back.
+	ioAborted = 1 << 1
+)
+
+// channel is a session on one reactor: its connection, and the requests that
+// wait for one. All of it belongs to that reactor but for the atomics.
+type channel struct {
+	s    *Session
+	r    *reactor.Reactor
+	done volume.Completer
+
+	conn *conn          // connecting, logging in or online
+	old  map[*conn]bool // lost ones that are still being fenced
+	seq  uint64         // of the last request
+
+	waiting list // for a connection, or for room on it; in submission order
+	parked  list // writes that overlap one of unknown outcome
+
+	submit   reactor.Deferred
+	tick     reactor.Timer
+	retry    reactor.Timer
+	backoff  time.Duration
+	onlineAt int64
+
+	lastAck atomic.Int64 // when a write that a flush must cover was acknowledged, ns
+	flushed atomic.Int64 // a flush that was acknowledged here began then
+
+	stopped bool   // requests fail
+	shutCB  func() // called when the goodbye is over
+}
+
+func newChannel(s *Session, r *reactor.Reactor) *channel {
+	c := &channel{s: s, r: r, old: map[*conn]bool{}}
+	c.submit.Run = c.dispatch
+	c.tick.Fire = c.onTick
+	c.retry.Fire = c.start
+	return c
+}
+
+// Submit takes a batch; it goes to the plugin at the end of the turn, together
+// with what other queues submit until then.
+func (c *channel) Submit(batch []*volume.IO) {
+	deadline := c.r.Now() + int64(c.s.opt.Timeout)
+	for _, io := range batch {
+		c.seq++
+		io.Lower = volume.LowerState{Seq: c.seq, Deadline: deadline}
+		c.waiting.pushBack(io)
+	}
+	c.r.Defer(&c.submit)
+	if !c.tick.Running() {
+		c.r.StartTimer(&c.tick, c.tickEvery())
+	}
+}
+
+// Close is for the volume: nothing is outstanding. The goodbye is Session.Close's.
+func (c *channel) Close() {}
+
+// dispatch hands to the plugin what waits.
+func (c *channel) dispatch() {
+	if c.stopped {
+		c.failWaiting(block.EIO)
+		return
+	}
+	if cn := c.conn; cn != nil && cn.state == online {
+		cn.submitWaiting()
+	}
+}
+
+// unpark lets parked writes try again, in their order.
+func (c *channel) unpark() {
+	if c.parked.n == 0 {
+		return
+	}
+	for io := c.parked.popFront(); io != nil; io = c.parked.popFront() {
+		c.waiting.insert(io)
+	}
+	c.r.Defer(&c.submit)
+}
+
+// finish gives a request back to the volume. It is in no list any more.
+func (c *channel) finish(io *volume.IO, st block.Status) {
+	if io.Lower.Flags&ioUnknown != 0 {
+		c.s.resolved(io)
+	}
+	io.Status = st
+	c.done.Complete(io)
+}
+
+// start connects, unless there is a connection already.
+func (c *channel) start() {
+	if c.conn != nil || c.s.stopped.Load() || c.stopped {
+		return
+	}
+	c.conn = newConn(c)
+	c.conn.dial()
+}
+
+// reconnect tries again after a while that grows with each failure.
+func (c *channel) reconnect() {
+	if c.onlineAt != 0 && c.r.Now()-c.onlineAt > int64(steadyAfter) {
+		c.backoff = 0
+	}
+	c.onlineAt = 0
+	c.r.StartTimer(&c.retry, c.backoff)
+	c.backoff = min(max(c.backoff*2, firstBackoff), maxBackoff)
+}
+
+func (c *channel) tickEvery() time.Duration {
+	return min(max(c.s.opt.Timeout/10, 10*time.Millisecond), time.Second)
+}
+
+// onTick looks for requests that have waited too long. It runs only while
+// something is outstanding.
+func (c *channel) onTick() {
+	now := c.r.Now()
+	for io := c.waiting.head; io != nil && io.Lower.Deadline <= now; io = c.waiting.head {
+		c.waiting.remove(io)
+		c.expire(io)
+	}
+	for io := c.parked.head; io != nil; {
+		next := io.Lower.Next
+		if io.Lower.Deadline <= now {
+			c.parked.remove(io)
+			c.expire(io)
+		}
+		io = next
+	}
+	if cn := c.conn; cn != nil && cn.state == online {
+		cn.checkDeadlines(now)
+	}
+	if c.waiting.n+c.parked.n > 0 || (c.conn != nil && c.conn.order.n > 0) {
+		c.r.StartTimer(&c.tick, c.tickEvery())
+	}
+}
+
+// expire fails a request that nothing holds any more: one that was never sent,
+// or one whose old connection is fenced.
+func (c *channel) expire(io *volume.IO) {
+	c.s.counters.expired.Add(1)
+	c.finish(io, block.ETIMEDOUT)
+}
+
+// stop fails what waits, now and from now on. Writes of unknown outcome follow
+// when they are fenced.
+func (c *channel) stop() {
+	c.stopped = true
+	c.r.StopTimer(&c.retry)
+	if cn := c.conn; cn != nil {
+		cn.lose(loss{text: "the volume was stopped"})
+	}
+	c.failWaiting(block.EIO)
+}
+
+func (c *channel) failWaiting(st block.Status) {
+	for io := c.waiting.popFront(); io != nil; io = c.waiting.popFront() {
+		c.finish(io, st)
+	}
+	for io := c.parked.popFront(); io != nil; io = c.parked.popFront() {
+		c.finish(io, st)
+	}
+}
+
+// dirty reports whether writes have been acknowledged that no flush covers.
+func (c *channel) dirty() bool {
+	ack := c.lastAck.Load()
+	return ack != 0 && ack > c.flushed.Load() && ack > c.s.flushed.Load()
+}
+
+// acknowledged notes that writes have been acknowledged that are not durable
+// by themselves. The time is taken after the fact, and a flush's before it is
+// sent, so that a flush never seems to cover what it does not.
+func (c *channel) acknowledged(now int64) { c.lastAck.Store(now) }
+
+// flushedSince notes that a flush that began at t has been acknowledged.
+func (c *channel) flushedSince(t int64, all bool) {
+	c.flushed.Store(max(c.flushed.Load(), t))
+	if !all {
+		return
+	}
+	for {
+		old := c.s.flushed.Load()
+		if old >= t || c.s.flushed.CompareAndSwap(old, t) {
+			return
+		}
+	}
+}
+
+// shut takes leave of the server and calls gone when that is over.
+func (c *channel) shut(gone func()) {
+	c.r.StopTimer(&c.retry)
+	c.r.StopTimer(&c.tick)
+	for cn := range c.old {
+		cn.fenced("the engine stops")
+	}
+	cn := c.conn
+	if cn == nil {
+		gone()
+		return
+	}
+	c.shutCB = gone
+	cn.goodbye()
+}

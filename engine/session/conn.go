@@ -1,0 +1,477 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"blockengine/engine/pluginhost/guest"
+	"blockengine/engine/reactor"
+	"blockengine/engine/sys"
+	"blockengine/engine/transport"
+	"blockengine/engine/volume"
+	"blockengine/sdk/abi"
+	"blockengine/sdk/block"
+)
+
+// connState is where a connection stands in its life.
+type connState uint8
+
+const (
+	dialing connState = iota
+	login             // the plugin talks to the server; no requests yet
+	online
+	leaving // goodbye was said
+	lost    // maybe with writes of unknown outcome, until it is fenced
+)
+
+// conn is a connection of a channel and the plugin's state machine for it.
+type conn struct {
+	ch     *channel
+	log    *slog.Logger
+	state  connState
+	number uint32 // in the session, valid from login on
+	addr   transport.Address
+	dialer *transport.Dialer
+	stream *transport.Stream
+	inst   guest.Instance
+	cancel context.CancelFunc // ends the preparation off the reactor
+	timer  reactor.Timer      // login's, goodbye's or the fence's deadline
+
+	// What the plugin said of the connection.
+	info    block.Info
+	fence   uint32
+	fenceNS uint64
+	min     int // of Want
+	max     int
+
+	slots   []slot
+	free    []uint32
+	order   list // requests that the plugin holds, in submission order
+	offered []uint32
+	taken   int    // how many of the offered ones the plugin took
+	starved bool   // it took fewer; wait for Ready
+	credits uint64 // that Ready has given since
+
+	directives []directive
+	predict    prediction
+	progress   bool // the plugin consumed or directed something in this call
+	acked      bool // it acknowledged a write that is not durable by itself
+	closing    bool // it asked to close when all is sent
+	sendCRC    uint32
+	recvCRC    uint32
+	events     []abi.Digest // to be told
+	timers     [abi.MaxTimers]*reactor.Timer
+	into       [][]byte
+	calls      uint64
+	idleCalls  uint64 // calls at the last idle event
+	idle       reactor.Timer
+	sendLater  reactor.Deferred
+	tellLater  reactor.Deferred // digests
+	logAt      int64            // when logged began to count, ns
+	logged     int              // lines of the plugin's within a second
+
+	unknown list // when lost: writes that wait for the fence
+}
+
+// loss is why a connection ends.
+type loss struct {
+	text  string
+	byEOF bool // the server closed, or the transport failed: nothing more can be learnt from the socket
+	trap  bool
+	wrong bool // the plugin broke the contract
+}
+
+func newConn(c *channel) *conn {
+	cn := &conn{ch: c, log: c.s.log.With("reactor", c.r.Index()), min: 1, max: abi.MaxWant}
+	cn.idle.Fire = cn.onIdle
+	cn.sendLater.Run = cn.send
+	cn.tellLater.Run = cn.tellDigests
+	return cn
+}
+
+func (cn *conn) s() *Session { return cn.ch.s }
+
+// dial prepares off the reactor what may block, the name look-up and the
+// plugin's instance, and then connects on it.
+func (cn *conn) dial() {
+	s, r := cn.s(), cn.ch.r
+	cn.addr = s.target()
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	cn.cancel = cancel
+	go func() {
+		defer cancel()
+		addr, err := cn.addr.Resolve(ctx)
+		var inst guest.Instance
+		if err == nil {
+			inst, err = s.opt.Module.NewInstance(ctx)
+		}
+		r.Post(reactor.MailFunc(func() { cn.prepared(addr, inst, err) }))
+	}()
+}
+
+func (cn *conn) prepared(addr sys.SocketAddr, inst guest.Instance, err error) {
+	cn.inst = inst
+	if cn.state == lost { // given up meanwhile
+		cn.closeInstance()
+		return
+	}
+	if err != nil {
+		cn.lose(loss{text: err.Error()})
+		return
+	}
+	cn.dialer = transport.Dial(cn.ch.r, addr, connectTimeout, cn.dialed)
+}
+
+func (cn *conn) dialed(fd int, err error) {
+	cn.dialer = nil
+	if err != nil {
+		cn.lose(loss{text: err.Error()})
+		return
+	}
+	if cn.stream, err = transport.NewStream(cn.ch.r, fd, cn, cn); err != nil {
+		_ = sys.Close(fd)
+		cn.lose(loss{text: err.Error()})
+		return
+	}
+	s := cn.s()
+	cn.state = login
+	cn.number = s.register(cn)
+	s.counters.connects.Add(1)
+	cn.timer.Fire = func() {
+		cn.lose(loss{text: "the server did not finish the login within " + connectTimeout.String()})
+	}
+	cn.ch.r.StartTimer(&cn.timer, connectTimeout)
+	cn.call(cn.openedEvent(), guest.BudgetLogin)
+	cn.send()
+}
+
+// online is called with the first limits: the login is done.
+func (cn *conn) goOnline(maxConns uint32, depth uint32) {
+	s, c := cn.s(), cn.ch
+	if err := s.learn(cn.info, maxConns); err != nil {
+		s.stop(err.Error())
+		return
+	}
+	if cn.state != login {
+		return
+	}
+	c.r.StopTimer(&cn.timer)
+	n := maxSlots
+	if depth > 0 {
+		n = min(n, int(depth))
+	}
+	cn.makeSlots(n)
+	cn.state = online
+	c.onlineAt = c.r.Now()
+	s.online.Add(1)
+	s.mu.Lock()
+	s.lastErr = ""
+	s.mu.Unlock()
+	s.opt.Volume.SetState(volume.Online, "")
+	cn.log.Info("connected", "address", cn.addr.String(), "connection", cn.number, "size", cn.info.Size)
+	if cn.fence == abi.FenceReinstate {
+		for old := range c.old {
+			old.fenced("the session was reinstated")
+		}
+	}
+	c.r.Defer(&c.submit)
+}
+
+// Ready is told by the reactor that the socket can be read or written.
+func (cn *conn) Ready(events uint32) {
+	if cn.state == lost {
+		cn.watchFence()
+		return
+	}
+	if events&sys.EpollOut != 0 && cn.stream.Unsent() > 0 {
+		cn.send()
+	}
+	if events&^sys.EpollOut != 0 && cn.state != lost {
+		cn.receive()
+	}
+}
+
+// send gives the kernel what is queued.
+func (cn *conn) send() {
+	if cn.state == lost || cn.stream == nil {
+		return
+	}
+	if e := cn.stream.Flush(); e != 0 {
+		cn.lose(loss{text: "send: " + e.Error(), byEOF: true})
+		return
+	}
+	if cn.closing && cn.stream.Unsent() == 0 {
+		cn.stream.FinishSending()
+	}
+}
+
+// Returned ends the loan of a payload's memory to the send queue.
+func (cn *conn) Returned(loan uint32) {
+	if cn.state == lost {
+		return
+	}
+	s := &cn.slots[loan]
+	s.lent--
+	if s.ended {
+		cn.settle(loan)
+	}
+}
+
+// lose ends the connection. What only read, or was never sent, waits for the
+// next one at once; writes of unknown outcome wait for the fence first.
+func (cn *conn) lose(l loss) {
+	if cn.state == lost {
+		return
+	}
+	was := cn.state
+	s, c := cn.s(), cn.ch
+	cn.count(l, was)
+	cn.state = lost
+	c.conn = nil
+	c.r.StopTimer(&cn.timer)
+	if cn.cancel != nil {
+		cn.cancel()
+	}
+	if cn.dialer != nil {
+		cn.dialer.Cancel()
+	}
+	if was == online {
+		s.online.Add(-1)
+	}
+	if was != leaving || l.text != "" {
+		s.failed(l.text)
+	}
+	if was == online && c.dirty() {
+		s.lostCache(c)
+	}
+	cn.sortRequests()
+	cn.endPlugin(l)
+	if cn.stream != nil {
+		cn.leaveSocket(l)
+	}
+	if c.shutCB != nil {
+		c.shutCB()
+		c.shutCB = nil
+		return
+	}
+	c.r.Defer(&c.submit)
+	c.reconnect()
+}
+
+func (cn *conn) count(l loss, was connState) {
+	s := cn.s()
+	if l.trap {
+		s.counters.traps.Add(1)
+	}
+	if l.wrong {
+		s.counters.violations.Add(1)
+	}
+	switch was {
+	case online:
+		s.counters.losses.Add(1)
+		cn.log.Warn("connection lost", "address", cn.addr.String(), "connection", cn.number, "reason", l.text, "outstanding", cn.order.n)
+	case dialing, login:
+		cn.log.Warn("no connection", "address", cn.addr.String(), "reason", l.text)
+	}
+}
+
+// sortRequests parts the requests that the plugin held: what cannot have
+// changed the disk waits for the next connection, the rest for the fence.
+func (cn *conn) sortRequests() {
+	c, s := cn.ch, cn.s()
+	for io := cn.order.popFront(); io != nil; io = cn.order.popFront() {
+		sl := &cn.slots[io.Lower.Slot]
+		io.Lower.Flags &^= ioAborted
+		if io.Op.Modifies() && cn.stream.Sent() > sl.queuedAt {
+			if io.Lower.Flags&ioUnknown == 0 {
+				io.Lower.Flags |= ioUnknown
+				s.fences.add(io)
+			}
+			cn.unknown.pushBack(io)
+			continue
+		}
+		c.waiting.insert(io)
+	}
+	if c.waiting.n > 0 && !c.tick.Running() {
+		c.r.StartTimer(&c.tick, c.tickEvery())
+	}
+}
+
+// endPlugin tells the state machine that its connection is gone, unless it is
+// itself the reason, and closes it.
+func (cn *conn) endPlugin(l loss) {
+	for _, t := range cn.timers {
+		if t != nil {
+			cn.ch.r.StopTimer(t)
+		}
+	}
+	cn.ch.r.StopTimer(&cn.idle)
+	if cn.stream != nil {
+		cn.s().unregister(cn.number)
+		if !l.trap && !l.wrong && cn.inst != nil {
+			cn.closedEvent(l)
+		}
+	}
+	cn.closeInstance()
+}
+
+func (cn *conn) closeInstance() {
+	if cn.inst != nil {
+		cn.inst.Close()
+		cn.inst = nil
+	}
+}
+
+// leaveSocket closes the socket, or, if writes of unknown outcome were under
+// way on it, begins to fence it: the server's end of stream after ours says
+// that it has finished with what we sent (rule 1). If the server has closed by
+// itself there is nothing more to learn, and time has to do.
+func (cn *conn) leaveSocket(l loss) {
+	if cn.unknown.n == 0 {
+		cn.stream.Close()
+		return
+	}
+	c := cn.ch
+	wait := c.s.opt.Fence
+	if cn.fence == abi.FenceQuiesce {
+		wait = time.Duration(cn.fenceNS)
+	}
+	cn.log.Warn("writes of unknown outcome wait for the fence", "writes", cn.unknown.n, "at_most", wait)
+	c.old[cn] = true
+	cn.timer.Fire = func() { cn.fenced("the fence time is over") }
+	c.r.StartTimer(&cn.timer, wait)
+	if l.byEOF {
+		cn.stream.Close()
+		return
+	}
+	cn.stream.HalfClose()
+	cn.stream.Again()
+}
+
+// watchFence reads a half-closed socket to its end.
+func (cn *conn) watchFence() {
+	if !cn.ch.old[cn] || !cn.stream.HalfClosed() {
+		return
+	}
+	for range 16 {
+		cn.stream.Take(len(cn.stream.Buffered()))
+		_, more, eof, e := cn.stream.Receive(nil)
+		switch {
+		case e == sys.EAGAIN:
+			return
+		case e == sys.EINTR:
+		case eof || e != 0:
+			cn.fenced("the server has closed after us")
+			return
+		case !more:
+			return
+		}
+	}
+	cn.stream.Again()
+}
+
+// fenced ends the connection's life: its writes may be sent again.
+func (cn *conn) fenced(how string) {
+	c := cn.ch
+	if !c.old[cn] {
+		return
+	}
+	delete(c.old, cn)
+	c.r.StopTimer(&cn.timer)
+	cn.stream.Close()
+	cn.s().counters.fences.Add(1)
+	cn.log.Info("connection fenced", "how", how, "writes", cn.unknown.n)
+	now := c.r.Now()
+	for io := cn.unknown.popFront(); io != nil; io = cn.unknown.popFront() {
+		if io.Lower.Deadline <= now || c.stopped {
+			c.expire(io)
+			continue
+		}
+		c.s.counters.replays.Add(1)
+		c.waiting.insert(io)
+	}
+	if c.waiting.n > 0 && !c.tick.Running() {
+		c.r.StartTimer(&c.tick, c.tickEvery())
+	}
+	c.r.Defer(&c.submit)
+}
+
+// lostCache deals with acknowledged writes that no flush had covered when
+// their connection was lost (rule 3).
+func (s *Session) lostCache(c *channel) {
+	s.counters.lostCaches.Add(1)
+	c.lastAck.Store(0)
+	if s.opt.TrustCache {
+		s.log.Warn("connection lost with unflushed writes; on_lost_cache = \"trust\": the server is trusted to have kept them")
+		return
+	}
+	s.log.Error("connection lost with unflushed writes: whether they are durable is unknown, the next flush fails (on_lost_cache = \"error\")")
+	s.opt.Volume.LatchFlushError(block.EIO)
+}
+
+// checkDeadlines asks the plugin to give back requests that have waited too
+// long, and gives the connection up if it does not.
+func (cn *conn) checkDeadlines(now int64) {
+	late := false
+	for io := cn.order.head; io != nil && io.Lower.Deadline <= now; {
+		next := io.Lower.Next
+		if io.Lower.Flags&ioAborted == 0 {
+			io.Lower.Flags |= ioAborted
+			io.Lower.Deadline = now + int64(min(time.Second, cn.s().opt.Timeout/4)) // grace
+			n := io.Lower.Slot
+			if !cn.abortEvent(tagOf(n, cn.slots[n].gen)) {
+				return
+			}
+		} else {
+			late = true
+		}
+		io = next
+	}
+	cn.send()
+	if late {
+		cn.expireReads(now)
+		cn.lose(loss{text: fmt.Sprintf("the server has not answered for %v", cn.s().opt.Timeout)})
+	}
+}
+
+// expireReads fails what does not modify. Writes follow after the fence.
+func (cn *conn) expireReads(now int64) {
+	for io := cn.order.head; io != nil; {
+		next := io.Lower.Next
+		if io.Lower.Deadline <= now && !io.Op.Modifies() {
+			cn.order.remove(io)
+			sl := &cn.slots[io.Lower.Slot]
+			sl.io = nil // what still arrives for it is thrown away
+			cn.ch.expire(io)
+		}
+		io = next
+	}
+}
+
+// goodbye lets the plugin take leave, and closes when the server has.
+func (cn *conn) goodbye() {
+	if cn.state != online {
+		cn.lose(loss{})
+		return
+	}
+	cn.s().online.Add(-1)
+	cn.state = leaving
+	cn.timer.Fire = func() { cn.lose(loss{text: "the server did not close after the goodbye"}) }
+	cn.ch.r.StartTimer(&cn.timer, goodbyeTimeout)
+	if cn.goodbyeEvent() {
+		cn.send()
+	}
+}
+
+// short cuts a text of a plugin's to a line for the log.
+func short(b []byte) string {
+	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
+		if r < ' ' {
+			return ' '
+		}
+		return r
+	}, string(b[:min(len(b), abi.MaxText)])), "?")
+}

@@ -1,0 +1,119 @@
+package session
+
+import (
+	"crypto/rand"
+	"time"
+	"unsafe"
+
+	"blockengine/engine/pluginhost/guest"
+	"blockengine/engine/sys"
+	"blockengine/sdk/abi"
+)
+
+// openedEvent writes the first event and returns its length.
+func (cn *conn) openedEvent() int {
+	const fixed = int(unsafe.Sizeof(abi.Opened{}))
+	s, in := cn.s(), cn.inst.Input()
+	data := s.sessionData()
+	e := abi.Overlay[abi.Opened](in)
+	*e = abi.Opened{
+		Header: abi.Header{Kind: abi.EvOpened}, Mono: uint64(sys.Nanotime()), Wall: uint64(time.Now().UnixNano()),
+		HostID: s.opt.HostID, SessionID: s.opt.SessionID, Conn: cn.number, Reactor: uint32(cn.ch.r.Index()),
+		Role: role(cn.number), Session: abi.SessionFirst, Depth: maxSlots,
+		OptionsLen: uint32(len(s.opt.Options)), SessionLen: uint32(len(data)),
+	}
+	if s.counters.connects.Load() > 1 {
+		e.Session = abi.SessionReconnect
+	}
+	if s.opt.ReadOnly {
+		e.ReadOnly = 1
+	}
+	_, _ = rand.Read(e.Seed[:])
+	at := fixed
+	for _, part := range [][]byte{s.opt.Options, data} {
+		copy(in[at:], part)
+		at += abi.Align(len(part))
+	}
+	e.Size = uint32(at)
+	return at
+}
+
+// bare writes an event without fields.
+func (cn *conn) bare(kind uint16) int {
+	const size = int(unsafe.Sizeof(abi.Header{}))
+	*abi.Overlay[abi.Header](cn.inst.Input()) = abi.Header{Kind: kind, Size: uint32(size)}
+	return size
+}
+
+func (cn *conn) abortEvent(tag uint64) bool {
+	const size = int(unsafe.Sizeof(abi.Abort{}))
+	*abi.Overlay[abi.Abort](cn.inst.Input()) = abi.Abort{Header: abi.Header{Kind: abi.EvAbort, Size: uint32(size)}, Tag: tag}
+	return cn.rareCall(size)
+}
+
+func (cn *conn) goodbyeEvent() bool { return cn.rareCall(cn.bare(abi.EvGoodbye)) }
+
+// closedEvent is the last one; only what is logged or published still counts.
+func (cn *conn) closedEvent(l loss) {
+	const size = int(unsafe.Sizeof(abi.Closed{}))
+	reason := uint32(abi.ClosedLocal)
+	if l.byEOF {
+		reason = abi.ClosedEOF
+	}
+	*abi.Overlay[abi.Closed](cn.inst.Input()) = abi.Closed{Header: abi.Header{Kind: abi.EvClosed, Size: uint32(size)}, Reason: reason}
+	actions, _, err := cn.inst.Call(size, guest.BudgetLogin)
+	for err == nil && len(actions) > 0 {
+		rec, rest, ok := abi.Next(actions)
+		if !ok {
+			return
+		}
+		if k := abi.Overlay[abi.Header](rec).Kind; k == abi.ActLog || k == abi.ActPublish {
+			cn.inlined(k, rec)
+		}
+		actions = rest
+	}
+}
+
+func (cn *conn) timerEvent(id uint32) {
+	if cn.inst == nil || cn.state == lost {
+		return
+	}
+	const size = int(unsafe.Sizeof(abi.Timer{}))
+	*abi.Overlay[abi.Timer](cn.inst.Input()) = abi.Timer{
+		Header: abi.Header{Kind: abi.EvTimer, Size: uint32(size)}, ID: id,
+		Mono: uint64(sys.Nanotime()), Wall: uint64(time.Now().UnixNano()),
+	}
+	if cn.rareCall(size) {
+		cn.send()
+	}
+}
+
+// sessionData tells the plugin what the control connection has published.
+func (cn *conn) sessionData(data []byte) {
+	if cn.inst == nil || cn.state == lost || cn.stream == nil {
+		return
+	}
+	const fixed = int(unsafe.Sizeof(abi.SessionData{}))
+	in := cn.inst.Input()
+	size := abi.Align(fixed + len(data))
+	*abi.Overlay[abi.SessionData](in) = abi.SessionData{Header: abi.Header{Kind: abi.EvSession, Size: uint32(size)}, Len: uint32(len(data))}
+	copy(in[fixed:], data)
+	if cn.rareCall(size) {
+		cn.send()
+	}
+}
+
+// message hands the plugin what another connection of the session sent it.
+func (cn *conn) message(from uint32, data []byte) {
+	if cn.inst == nil || cn.state == lost || cn.stream == nil {
+		return
+	}
+	const fixed = int(unsafe.Sizeof(abi.Message{}))
+	in := cn.inst.Input()
+	size := abi.Align(fixed + len(data))
+	*abi.Overlay[abi.Message](in) = abi.Message{Header: abi.Header{Kind: abi.EvMessage, Size: uint32(size)}, Conn: from, Len: uint32(len(data))}
+	copy(in[fixed:], data)
+	if cn.rareCall(size) {
+		cn.send()
+	}
+}

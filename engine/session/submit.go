@@ -1,0 +1,126 @@
+package session
+
+import (
+	"unsafe"
+
+	"blockengine/engine/pluginhost/guest"
+	"blockengine/engine/volume"
+	"blockengine/sdk/abi"
+	"blockengine/sdk/block"
+)
+
+const requestSize = int(unsafe.Sizeof(abi.Request{}))
+
+// submitWaiting offers the plugin what waits, as much as it can take.
+func (cn *conn) submitWaiting() {
+	for cn.state == online && cn.ch.waiting.n > 0 {
+		n := cn.offerBatch()
+		if n == 0 {
+			break
+		}
+		cn.taken = len(cn.offered)
+		if !cn.call(n, guest.BudgetCall+int64(n)*guest.PerByte) {
+			return
+		}
+		if !cn.takeBatch() {
+			return
+		}
+		if cn.s().copies && !cn.handPayload() {
+			return
+		}
+	}
+	cn.send()
+}
+
+// room is how many requests can be offered now.
+func (cn *conn) room() int {
+	n := len(cn.free)
+	if cn.starved {
+		n = min(n, int(min(cn.credits, maxSlots)))
+	}
+	if cn.s().copies {
+		n = min(n, 1) // each is followed by its payload
+	}
+	return n
+}
+
+// offerBatch writes request events and returns their length in bytes.
+func (cn *conn) offerBatch() int {
+	in := cn.inst.Input()
+	c := cn.ch
+	room := min(cn.room(), len(in)/requestSize)
+	cn.offered = cn.offered[:0]
+	at := 0
+	for io := c.waiting.head; io != nil && len(cn.offered) < room; io = c.waiting.head {
+		c.waiting.remove(io)
+		if c.s.fences.blocks(io) {
+			c.parked.pushBack(io)
+			continue
+		}
+		tag := cn.offer(io)
+		*abi.Overlay[abi.Request](in[at:]) = abi.Request{
+			Header: abi.Header{Kind: abi.EvRequest, Size: uint32(requestSize)},
+			Tag:    tag, Op: io.Op, Mods: io.Flags, Offset: io.Offset, Length: io.Length,
+		}
+		at += requestSize
+		cn.offered = append(cn.offered, uint32(tag))
+		cn.slots[uint32(tag)].state = slotTaken
+		cn.order.pushBack(io)
+	}
+	return at
+}
+
+// takeBatch puts back what the plugin did not take.
+func (cn *conn) takeBatch() bool {
+	if cn.starved {
+		cn.credits -= min(cn.credits, uint64(cn.taken))
+	}
+	if cn.taken == len(cn.offered) {
+		return true
+	}
+	cn.starved, cn.credits = true, 0
+	for _, n := range cn.offered[cn.taken:] {
+		s := &cn.slots[n]
+		if s.ended || s.recv > 0 || s.lent > 0 || s.io == nil {
+			return cn.violation("it acted on a request that it did not take")
+		}
+		io := s.io
+		cn.order.remove(io)
+		cn.vacate(n)
+		cn.ch.waiting.insert(io)
+	}
+	cn.offered = cn.offered[:cn.taken]
+	return true
+}
+
+// handPayload gives a plugin that transforms payload a copy of it.
+func (cn *conn) handPayload() bool {
+	for _, n := range cn.offered {
+		s := &cn.slots[n]
+		io := s.io
+		if s.state != slotTaken || io == nil || io.Op != block.OpWrite {
+			continue
+		}
+		tag := tagOf(n, s.gen)
+		for at := uint64(0); at < io.Length && cn.find(tag) == s && s.io == io; {
+			piece := min(io.Length-at, abi.MaxInline)
+			if !cn.payloadEvent(tag, io, at, piece) {
+				return false
+			}
+			at += piece
+		}
+	}
+	return true
+}
+
+func (cn *conn) payloadEvent(tag uint64, io *volume.IO, from, n uint64) bool {
+	const fixed = int(unsafe.Sizeof(abi.Payload{}))
+	in := cn.inst.Input()
+	size := abi.Align(fixed + int(n))
+	*abi.Overlay[abi.Payload](in) = abi.Payload{
+		Header: abi.Header{Kind: abi.EvPayload, Size: uint32(size)}, Tag: tag, From: from, Len: uint32(n),
+	}
+	at := fixed
+	io.EachSegment(from, from+n, func(b []byte) { at += copy(in[at:], b) })
+	return cn.call(size, guest.BudgetCall+int64(size)*guest.PerByte)
+}
