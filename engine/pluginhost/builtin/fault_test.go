@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"blockengine/sdk/block"
 )
@@ -138,12 +139,21 @@ func TestSyncErrorReachesAll(t *testing.T) {
 		entered <- true
 		return <-results
 	}
+	end := time.Now().Add(patience)
+	begun := func() {
+		t.Helper()
+		select {
+		case <-entered:
+		case <-time.After(time.Until(end)):
+			t.Fatal("no sync was begun")
+		}
+	}
 	flush := func() *block.Request { return &block.Request{Op: block.OpFlush} }
 	first, second := flush(), flush()
 	durable := zeroRequest(block.OpWriteZeroes, 0, 4096, block.FUA)
 	var wg sync.WaitGroup
 	wg.Go(func() { d.c.do(d.ch, first) })
-	<-entered
+	begun()
 	other := newCompleter(t)
 	ch, err := d.dev.Channel(other)
 	if err != nil {
@@ -154,12 +164,15 @@ func TestSyncErrorReachesAll(t *testing.T) {
 	// in the stamp only, so look until the queue has let go of them.
 	dev := d.dev.(*fileDevice)
 	for waiting := 0; waiting < 2; {
+		if time.Now().After(end) {
+			t.Fatalf("%d of 2 wait for the next sync", waiting)
+		}
 		dev.sync.mu.Lock()
 		waiting = len(dev.sync.waiting)
 		dev.sync.mu.Unlock()
 	}
 	results <- block.EIO
-	<-entered
+	begun()
 	results <- block.OK
 	wg.Wait()
 	for _, r := range []*block.Request{first, second, durable} {
@@ -169,7 +182,7 @@ func TestSyncErrorReachesAll(t *testing.T) {
 	}
 	third := flush()
 	wg.Go(func() { d.c.do(d.ch, third) })
-	<-entered
+	begun()
 	results <- block.OK
 	wg.Wait()
 	if third.Status != block.OK {

@@ -101,7 +101,7 @@ func (d *fileDevice) Close() error {
 
 // syncFile makes everything durable that was written so far.
 func (d *fileDevice) syncFile() block.Status {
-	return block.Status(fdatasync(d.syncFD))
+	return block.Status(fdatasync(d.fd))
 }
 
 // fileChannel is one reactor's way to the workers.

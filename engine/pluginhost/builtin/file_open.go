@@ -16,14 +16,14 @@ import (
 
 // openedFile is the file or block device behind a disk.
 //
-// It is open twice, because the kernel reports a failed write-back once to
-// each open file description: syncFD is for flushes only, so that no other
-// call can swallow the error that a flush owes its caller. The workers have
-// a third kind for the same reason, see worker.dsyncFD.
+// The kernel reports a failed write-back once to each open file description,
+// to the first call that syncs. On fd that is fdatasync for a flush and
+// nothing else, so that no other call can swallow the error that a flush
+// owes its caller; durable writes have descriptions of their own, see
+// worker.dsyncFD.
 type openedFile struct {
 	path     string
-	fd       int // data; holds the lock
-	syncFD   int // flushes; -1 if read-only
+	fd       int // holds the lock; -1 if not open
 	readOnly bool
 	direct   bool
 	isBlock  bool
@@ -34,7 +34,7 @@ type openedFile struct {
 
 // openFile opens, locks, sizes and describes the file that o names.
 func openFile(ctx context.Context, o store.Options) (f openedFile, err error) {
-	f = openedFile{path: o.Strings["path"], fd: -1, syncFD: -1, readOnly: o.ReadOnly, direct: o.Bools["direct"]}
+	f = openedFile{path: o.Strings["path"], fd: -1, readOnly: o.ReadOnly, direct: o.Bools["direct"]}
 	if f.path == "" {
 		return f, errors.New("option path is missing; give the file or block device that holds the disk")
 	}
@@ -53,7 +53,6 @@ func openFile(ctx context.Context, o store.Options) (f openedFile, err error) {
 		func() error { return f.measure() },
 		func() error { return f.fit(wanted, resize) },
 		f.align,
-		f.reopenForSync,
 	} {
 		if err = step(); err != nil {
 			return f, err
@@ -218,20 +217,8 @@ func (f *openedFile) settle() error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// reopenForSync gets the descriptor for flushes.
-func (f *openedFile) reopenForSync() error {
-	if f.readOnly {
-		return nil
-	}
-	fd, err := f.reopen()
-	if err != nil {
-		return f.openError(err)
-	}
-	f.syncFD = fd
-	return nil
-}
-
-// reopen opens the same file once more, whatever its path names by now.
+// reopen opens the same file once more, whatever its path names by now; the
+// lock stays with fd.
 func (f *openedFile) reopen() (int, error) {
 	flags := f.openFlags() &^ (syscall.O_CREAT | syscall.O_EXCL)
 	return syscall.Open("/proc/self/fd/"+strconv.Itoa(f.fd), flags, 0)
@@ -246,12 +233,10 @@ func (f *openedFile) abandon() {
 }
 
 func (f *openedFile) close() error {
-	var errs []error
-	for _, fd := range []*int{&f.syncFD, &f.fd} {
-		if *fd >= 0 {
-			errs = append(errs, syscall.Close(*fd))
-			*fd = -1
-		}
+	if f.fd < 0 {
+		return nil
 	}
-	return errors.Join(errs...)
+	fd := f.fd
+	f.fd = -1
+	return syscall.Close(fd)
 }

@@ -3,6 +3,7 @@ package builtin
 import (
 	"bytes"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -96,6 +97,39 @@ func TestMemoryRaces(t *testing.T) {
 		if !bytes.Equal(d.read(0, 3000), before) {
 			t.Fatalf("round %d: bytes nobody wrote have changed", round)
 		}
+	}
+}
+
+// TestMemoryOvertaken: write-zeroes of a page comes between the beginning of
+// a long write and the moment in which it gets to that page. The page must
+// count as written afterwards.
+func TestMemoryOvertaken(t *testing.T) {
+	const long, page = 8 << 20, 64 << 10
+	for range 20 {
+		d := openDisk(t, Memory(), sizeOptions(long))
+		c := newCompleter(t)
+		ch, err := d.dev.Channel(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := bytes.Repeat([]byte{5}, long)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			c.do(ch, &block.Request{Op: block.OpWrite, Length: long, Data: [][]byte{data}})
+		})
+		for d.read(0, 1)[0] == 0 {
+			runtime.Gosched() // until the write has begun
+		}
+		d.must(zeroRequest(block.OpWriteZeroes, long-page, page, 0))
+		wg.Wait()
+		before := d.read(long-page, page-1)
+		if st := d.write(long-1, []byte{6}, 0); st != block.OK {
+			t.Fatal(st)
+		}
+		if !bytes.Equal(d.read(long-page, page-1), before) {
+			t.Fatal("bytes nobody wrote have changed")
+		}
+		d.close()
 	}
 }
 
