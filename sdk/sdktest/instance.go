@@ -1,0 +1,60 @@
+package sdktest
+
+import (
+	"fmt"
+	"testing"
+	"unsafe"
+
+	"blockengine/sdk/abi"
+	"blockengine/sdk/protocol"
+)
+
+// Instance is the state machine of one connection, in any runtime. Instances
+// of the engine have the same methods.
+type Instance interface {
+	// Input is the buffer for event records, at least abi.InSize bytes,
+	// aligned to 8.
+	Input() []byte
+	// Call hands in the first n bytes of Input with a budget in ticks and
+	// gives the actions, valid until the next call. more asks for a call with
+	// n = 0. After an error the instance is only good for Close.
+	Call(n int, budget int64) (actions []byte, more bool, err error)
+	// Close releases the instance.
+	Close()
+}
+
+// Linked opens instances of a plugin that is linked into the test.
+func Linked(p protocol.Plugin) func(testing.TB) Instance {
+	return func(testing.TB) Instance { return NewLinked(p) }
+}
+
+// NewLinked makes one instance of a plugin that is linked into the test.
+func NewLinked(p protocol.Plugin) Instance {
+	i := &linked{in: words(abi.InSize), out: words(abi.OutSize)}
+	i.machine = protocol.NewMachine(p.NewConn(), i.in, i.out, nil)
+	return i
+}
+
+type linked struct {
+	machine *protocol.Machine
+	in, out []byte
+}
+
+// words gives n bytes aligned to 8.
+func words(n int) []byte {
+	w := make([]uint64, n/8)
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), n)
+}
+
+func (i *linked) Input() []byte { return i.in }
+func (i *linked) Close()        {}
+
+func (i *linked) Call(n int, _ int64) (actions []byte, more bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	r := i.machine.Call(uint32(n))
+	return i.out[:r&^abi.CallMore], r&abi.CallMore != 0, nil
+}
