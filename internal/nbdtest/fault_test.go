@@ -282,3 +282,30 @@ func TestRuleSkipAndRemove(t *testing.T) {
 	}
 	s.lenient = true
 }
+
+func TestContentAfterItsErrorIsRefused(t *testing.T) {
+	s := serve(t, Negotiation{})
+	s.AddRule(Rule{Match: Op(CmdRead), Fault: Fault{Errno: EIO, AtOffset: true, At: 0, Edit: func(c []Chunk) []Chunk {
+		late := dataChunk(0, make([]byte, 512))
+		late.Cookie, late.Flags = c[0].Cookie, ReplyFlagDone
+		c[0].Flags = 0
+		return append(c, late)
+	}}})
+	_, err := dial(t, s, Options{Structured: true}).Read(0, 512, 0)
+	wantViolation(t, err, "after an error chunk")
+}
+
+func TestTwoChunksDespiteDFAreRefused(t *testing.T) {
+	s := serve(t, Negotiation{})
+	s.AddRule(Rule{Match: Match{Flags: CmdFlagDF}, Fault: Fault{Edit: func(c []Chunk) []Chunk {
+		head, tail := c[0], dataChunk(256, make([]byte, 256))
+		head.Payload, head.Flags = head.Payload[:8+256], 0
+		tail.Cookie, tail.Flags = head.Cookie, ReplyFlagDone
+		return []Chunk{head, tail}
+	}}})
+	c := dial(t, s, Options{Structured: true})
+	_, err := c.Read(0, 512, 0)
+	mustDo(t, err)
+	_, err = c.Read(0, 512, CmdFlagDF)
+	wantViolation(t, err, "though DF was set")
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"syscall"
 	"testing"
 	"time"
@@ -131,5 +132,22 @@ func TestProxyRefusesAndRetargets(t *testing.T) {
 	if c, err := Dial(p.Network(), p.Addr(), Options{}); err == nil {
 		c.Close()
 		t.Error("connected to a dead target")
+	}
+}
+
+func TestProxyPassesReset(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	mustDo(t, err)
+	defer l.Close()
+	p := StartProxy(t, "tcp", "tcp", l.Addr().String())
+	client, err := net.Dial(p.Network(), p.Addr())
+	mustDo(t, err)
+	server, err := l.Accept()
+	mustDo(t, err)
+	defer server.Close()
+	mustDo(t, abort(client))
+	server.SetReadDeadline(time.Now().Add(endTimeout))
+	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got %v, want the client's reset", err)
 	}
 }

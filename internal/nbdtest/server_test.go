@@ -2,6 +2,7 @@ package nbdtest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -61,6 +62,11 @@ func everyStatus(t *testing.T, c *Client) {
 	}
 	rep, err = c.Do(Request{Op: CmdRead, Offset: 60000, Length: 10000})
 	mustDo(t, err)
+	if all, err := c.Do(Request{Op: CmdRead, Length: 65536}); err != nil || slices.IsSortedFunc(all.Chunks, func(a, b ChunkInfo) int {
+		return cmp.Compare(a.Offset, b.Offset)
+	}) {
+		t.Errorf("chunks came in order though they are shuffled (%v)", err)
+	}
 	types := map[uint16]int{}
 	for _, c := range rep.Chunks {
 		types[c.Type]++
