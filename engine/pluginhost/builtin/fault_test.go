@@ -229,3 +229,31 @@ func TestSettle(t *testing.T) {
 		}
 	}
 }
+
+// TestDurableWithoutDescriptors: at the descriptor limit a durable write
+// cannot have a descriptor of its own; it is made durable by a sync instead.
+func TestDurableWithoutDescriptors(t *testing.T) {
+	_, d := tempFile(t, 1<<20)
+	dev := d.dev.(*fileDevice)
+	syncs, real := 0, dev.sync.call
+	dev.sync.call = func() block.Status {
+		syncs++
+		return real()
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	low := limit
+	low.Cur = 1 // what is open stays open
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	st := d.write(4096, []byte("durable"), block.FUA)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if st != block.OK || syncs != 1 || string(d.read(4096, 7)) != "durable" {
+		t.Errorf("%v with %d syncs", st, syncs)
+	}
+}
