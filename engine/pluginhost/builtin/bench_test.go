@@ -187,3 +187,53 @@ func benchmark(b *testing.B, d *disk, l load) {
 		b.Fatalf("%d requests failed", n)
 	}
 }
+
+// TestNoAllocations: a batch in steady state allocates nothing.
+func TestNoAllocations(t *testing.T) {
+	all := append(kinds(), kind{"null", func(t testing.TB, size uint64) *disk { return openDisk(t, Null(), sizeOptions(size)) }})
+	for _, k := range all {
+		t.Run(k.name, func(t *testing.T) {
+			d := k.open(t, 1<<20)
+			c := newCounter()
+			ch, err := d.dev.Channel(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ch.Close()
+			var batch []*block.Request
+			for i := range uint64(24) {
+				r := &block.Request{Op: block.Op(1 + i%6), Offset: i * 8192, Length: 8192}
+				switch r.Op {
+				case block.OpRead, block.OpWrite:
+					r.Data = [][]byte{payload(8192)}
+				case block.OpFlush:
+					r.Offset, r.Length = 0, 0
+				case block.OpBlockStatus:
+					r.Extents = make([]block.Extent, 0, 4)
+				}
+				if r.Op.Modifies() && i%4 == 0 {
+					r.Flags = block.FUA
+				}
+				if (&model{info: d.info}).promised(r) {
+					batch = append(batch, r)
+				}
+			}
+			round := func() {
+				for _, r := range batch {
+					r.Extents = r.Extents[:0]
+				}
+				c.do(ch, batch)
+			}
+			for range 20 {
+				round() // workers, rings and buffers come into being
+			}
+			// Rare growth of a ring is no allocation a request.
+			if n := testing.AllocsPerRun(50, round); n >= 1 {
+				t.Errorf("%v allocations a batch of %d", n, len(batch))
+			}
+			if n := c.failed.Load(); n > 0 {
+				t.Errorf("%d requests failed", n)
+			}
+		})
+	}
+}

@@ -100,3 +100,20 @@ func TestFailedCreation(t *testing.T) {
 		t.Errorf("the new file was left behind (%v)", err)
 	}
 }
+
+// TestManifests: every plugin and option has a name and a help, once.
+func TestManifests(t *testing.T) {
+	for _, p := range []store.Plugin{Null(), Memory(), File()} {
+		m := p.Manifest()
+		if m.Name == "" || m.Version == "" {
+			t.Errorf("manifest %+v", m)
+		}
+		seen := map[string]bool{}
+		for _, o := range m.Options {
+			if o.Help == "" || seen[o.Name] {
+				t.Errorf("%s: option %+v", m.Name, o)
+			}
+			seen[o.Name] = true
+		}
+	}
+}

@@ -2,7 +2,6 @@ package builtin
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
@@ -359,76 +358,6 @@ func TestBadRequests(t *testing.T) {
 				if st := d.one(r); st != block.EINVAL {
 					t.Errorf("operation %d: %v", r.Op, st)
 				}
-			}
-		})
-	}
-}
-
-// TestManifests: the options that the plugins read are the ones they declare.
-func TestManifests(t *testing.T) {
-	for _, p := range []store.Plugin{Null(), Memory(), File()} {
-		m := p.Manifest()
-		if m.Name == "" || m.Version == "" {
-			t.Errorf("manifest %+v", m)
-		}
-		seen := map[string]bool{}
-		for _, o := range m.Options {
-			if o.Help == "" || seen[o.Name] {
-				t.Errorf("%s: option %+v", m.Name, o)
-			}
-			seen[o.Name] = true
-		}
-	}
-	if got := fmt.Sprint(len(File().Manifest().Options)); got != "4" {
-		t.Errorf("file has %s options", got)
-	}
-}
-
-// TestNoAllocations: a batch in steady state allocates nothing.
-func TestNoAllocations(t *testing.T) {
-	all := append(kinds(), kind{"null", func(t testing.TB, size uint64) *disk { return openDisk(t, Null(), sizeOptions(size)) }})
-	for _, k := range all {
-		t.Run(k.name, func(t *testing.T) {
-			d := k.open(t, 1<<20)
-			c := newCounter()
-			ch, err := d.dev.Channel(c)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer ch.Close()
-			var batch []*block.Request
-			for i := range uint64(24) {
-				r := &block.Request{Op: block.Op(1 + i%6), Offset: i * 8192, Length: 8192}
-				switch r.Op {
-				case block.OpRead, block.OpWrite:
-					r.Data = [][]byte{payload(8192)}
-				case block.OpFlush:
-					r.Offset, r.Length = 0, 0
-				case block.OpBlockStatus:
-					r.Extents = make([]block.Extent, 0, 4)
-				}
-				if r.Op.Modifies() && i%4 == 0 {
-					r.Flags = block.FUA
-				}
-				if (&model{info: d.info}).promised(r) {
-					batch = append(batch, r)
-				}
-			}
-			round := func() {
-				for _, r := range batch {
-					r.Extents = r.Extents[:0]
-				}
-				c.do(ch, batch)
-			}
-			for range 20 {
-				round() // workers, rings and buffers come into being
-			}
-			// Rare growth of a ring is no allocation a request.
-			if n := testing.AllocsPerRun(50, round); n >= 1 {
-				t.Errorf("%v allocations a batch of %d", n, len(batch))
-			}
-			if n := c.failed.Load(); n > 0 {
-				t.Errorf("%d requests failed", n)
 			}
 		})
 	}
