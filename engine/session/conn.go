@@ -60,6 +60,7 @@ type conn struct {
 	progress   bool // the plugin consumed or directed something in this call
 	acked      bool // it acknowledged a write that is not durable by itself
 	closing    bool // it asked to close when all is sent
+	hangup     bool // the end of the stream is near: a short read does not mean that there is no more
 	sendCRC    uint32
 	recvCRC    uint32
 	events     []abi.Digest // to be told
@@ -182,6 +183,9 @@ func (cn *conn) goOnline(maxConns uint32, depth uint32) {
 
 // Ready is told by the reactor that the socket can be read or written.
 func (cn *conn) Ready(events uint32) {
+	if events&(sys.EpollRdHup|sys.EpollHup|sys.EpollErr) != 0 {
+		cn.hangup = true // told once, maybe together with data
+	}
 	if cn.state == lost {
 		cn.watchFence()
 		return
@@ -366,7 +370,7 @@ func (cn *conn) watchFence() {
 		case eof || e != 0:
 			cn.fenced("the server has closed after us")
 			return
-		case !more:
+		case !more && !cn.hangup:
 			return
 		}
 	}

@@ -54,7 +54,7 @@ func (cn *conn) receive() {
 			cn.ended()
 			return
 		default:
-			more = again
+			more = again || cn.hangup
 			if n > 0 {
 				cn.arrived(uint64(n))
 			}
