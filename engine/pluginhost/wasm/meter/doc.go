@@ -42,12 +42,14 @@
 //
 // # Figures
 //
-// 2-core virtual machine, Go 1.26, wazero 1.12, other work on the machine (the
-// spread was 10 %): one header in compiled-C style 38 ns before, 39 ns wrapped,
-// 46 ns with globals set by the host; 16 headers with 4 calls each 240 and
-// 285 ns; 16 headers in a guest of the Go toolchain 627 and 674 ns (1,130
-// ticks). A tick lasts 1 to 5 ns in usual code, 125 ns in a chase of pointers
-// through 16 MiB. Rewriting a Go guest of about 2.7 MB takes 65 ms.
+// 2-core virtual machine, Go 1.26, wazero 1.12, both cores shared with other
+// work: single runs differ by a factor of two, so these are the smallest of a
+// few and want repeating on a quiet machine before anyone leans on them. In ns,
+// before, wrapped, globals set by the host: one header as C compiles it (three
+// inner calls) 37, 38, 46; 16 headers 239, 273, 279; 16 headers in a guest of
+// the Go toolchain (1,130 ticks) 607, 683, 630. Ticks last 1 to 5 ns in most
+// code, 7 for square roots, and 125 in a chase of pointers through 16 MiB.
+// Rewriting a Go guest takes 65 ms.
 package meter
 
 // Names that the rewriter adds, and prefixes it knows.
