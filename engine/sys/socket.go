@@ -79,10 +79,21 @@ func newSocket(a SocketAddr) (int, unix.Sockaddr, error) {
 // SO_REUSEADDR, so that an address whose last connections linger can be bound
 // again at once; one with a living listener gives EADDRINUSE. For a Unix path
 // so does any file that stands there, whoever left it.
-func Listen(a SocketAddr, backlog int) (int, error) {
+func Listen(a SocketAddr, backlog int) (int, error) { return ListenMode(a, backlog, 0o777) }
+
+// ListenMode is Listen with the permission bits that a Unix socket's file has
+// from the moment that it exists; the process's umask is taken off them.
+func ListenMode(a SocketAddr, backlog int, mode uint32) (int, error) {
 	fd, sa, err := newSocket(a)
 	if err != nil {
 		return -1, err
+	}
+	if a.Path != "" {
+		// bind gives the file the mode that the socket has.
+		if err := unix.Fchmod(fd, mode); err != nil {
+			_ = unix.Close(fd)
+			return -1, call("fchmod", a.String(), err)
+		}
 	}
 	if a.Path == "" {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
