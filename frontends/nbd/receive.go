@@ -123,9 +123,10 @@ func (c *conn) skipPayload() outcome {
 // takePayload moves n received bytes, or as many as belong to it, to the
 // payload that is being received.
 func (c *conn) takePayload(n int) outcome {
-	dst := c.cur.segs[0][c.curGot:]
-	n = copy(dst, c.rx.mem[c.r:c.r+n])
-	c.r += n
+	if n > 0 { // else there may be no rx
+		n = copy(c.cur.segs[0][c.curGot:], c.rx.mem[c.r:c.r+n])
+		c.r += n
+	}
 	return c.tookPayload(n)
 }
 
