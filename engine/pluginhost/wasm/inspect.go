@@ -2,13 +2,18 @@ package wasm
 
 import (
 	"context"
-	"log/slog"
 
 	"github.com/tetratelabs/wazero"
 
+	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/pluginhost/wasm/meter"
 	"blockengine/sdk/manifest"
 )
+
+// inspectBudget is what a module may spend on its initialisation in the
+// interpreter, where a tick takes some ten times as long: a second or two. Go
+// guests spend a hundredth.
+const inspectBudget = guest.BudgetInit / 10
 
 // Report is what can be told of a file without serving anything with it.
 type Report struct {
@@ -42,7 +47,7 @@ type Export struct {
 // error tells only that the file could not be read. The module runs, metered
 // and in the interpreter, far enough to give its manifest.
 func InspectFile(path string) (*Report, error) {
-	o := &Options{Path: path, Log: slog.New(slog.DiscardHandler)}
+	o := &Options{Path: path, initBudget: inspectBudget}
 	if err := o.complete(); err != nil {
 		return nil, err
 	}

@@ -100,7 +100,7 @@ func (i *instance) start(ctx context.Context) error {
 		if i.mod.ExportedFunction(name) == nil {
 			continue
 		}
-		if _, err := i.run(name, guest.BudgetInit); err != nil {
+		if _, err := i.run(name, i.module.budget); err != nil {
 			return err
 		}
 	}

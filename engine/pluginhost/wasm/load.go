@@ -34,6 +34,8 @@ type Options struct {
 	// arguments that follow it. nil compiles in this process, without limits.
 	Self []string
 	Log  *slog.Logger // nil: nowhere
+
+	initBudget int64 // ticks for what runs before be_abi; 0: guest.BudgetInit
 }
 
 // Module is a loaded plugin. Its methods may be called from any goroutine.
@@ -42,6 +44,7 @@ type Module struct {
 	hash     string
 	memory   uint64 // cap in bytes
 	environ  []byte
+	budget   int64 // ticks for a start function and for _initialize
 	manifest manifest.Manifest
 	version  uint32 // of the interface, as the plugin says
 	rt       wazero.Runtime
@@ -103,6 +106,9 @@ func (o *Options) complete() error {
 		return fmt.Errorf("plugin %s: memory of %d bytes: give 1MiB to 4GiB", o.Path, o.Memory)
 	}
 	o.Memory &^= meter.PageBytes - 1
+	if o.initBudget == 0 {
+		o.initBudget = guest.BudgetInit
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -143,7 +149,7 @@ func prepare(src *source, lim meter.Limits) (*prepared, error) {
 // instance of its own until build is done, so that release frees it.
 func newModule(src *source, o *Options) *Module {
 	log := o.Log.With("plugin_file", src.path)
-	return &Module{path: src.path, hash: src.hash, memory: o.Memory,
+	return &Module{path: src.path, hash: src.hash, memory: o.Memory, budget: o.initBudget,
 		environ: environment(o.Memory), lines: newLineSink(log), live: 1}
 }
 
@@ -245,7 +251,7 @@ func (m *Module) release() {
 	last := m.closed && m.live == 0
 	m.mu.Unlock()
 	if last {
-		m.free()
+		go m.free() // an instance may be closed on a reactor, and free waits for the log
 	}
 }
 

@@ -171,7 +171,7 @@ func try(tb testing.TB, b []byte) {
 	path := writeModule(tb, b)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	m, err := Load(ctx, Options{Path: path, Memory: MinMemory})
+	m, err := Load(ctx, Options{Path: path, Memory: MinMemory, initBudget: 1_000_000})
 	if err != nil {
 		if !strings.Contains(err.Error(), path) {
 			tb.Errorf("%q does not name the file", err)
