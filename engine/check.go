@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+)
+
+// defaultFile is the configuration of commands that are given none.
+const defaultFile = "engine.toml"
+
+func fileFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVarP(to, "config", "c", defaultFile, "configuration `file`")
+}
+
+func checkCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{Use: "check", Short: "Find all that run would refuse, without serving", Args: noArgs,
+		RunE: does(func(cmd *cobra.Command, _ []string) error {
+			p, err := preflight(cmd.Context(), file, false, newLogger(cmd.ErrOrStderr(), slog.LevelWarn))
+			if err != nil {
+				return err
+			}
+			defer p.close()
+			return sayFine(cmd.OutOrStdout(), p)
+		})}
+	fileFlag(cmd, &file)
+	return cmd
+}
+
+func sayFine(w io.Writer, p *plan) error {
+	_, err := fmt.Fprintf(w, "%s: no problems: %s, %s, %s\n", p.cfg.File, count(len(p.registry.Plugins()), "plugin"),
+		count(len(p.cfg.Volumes), "volume"), count(len(p.cfg.Exports), "export"))
+	return err
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}

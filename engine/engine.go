@@ -1,0 +1,218 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockengine/engine/admin"
+	"blockengine/engine/config"
+	"blockengine/engine/metrics"
+	"blockengine/engine/pluginhost"
+	"blockengine/engine/reactor"
+	"blockengine/frontends/nbd"
+)
+
+// engine is a plan that is served.
+type engine struct {
+	*plan
+	log     *slog.Logger
+	stdout  io.Writer
+	started time.Time
+
+	reactors []*reactor.Reactor
+	disks    []*pluginhost.Disk // as the volumes in the configuration
+	server   *nbd.Server
+	exports  []*export
+	admin    *admin.Server
+	http     *http.Server
+	sampler  sampler
+
+	changed  chan struct{} // a volume has changed; holds one
+	quit     chan struct{} // closed when no export is to come up any more
+	watching sync.WaitGroup
+	draining atomic.Bool
+}
+
+// goroutines is how many threads' worth of the Go scheduler is kept for what
+// does not run on reactors (DESIGN chapter 2).
+const goroutines = 4
+
+// start builds the engine up to the point where clients can come. If it fails
+// nothing is left running; what is wrong with the configuration's sockets is
+// reported as config.Problems.
+func start(p *plan, stdout io.Writer, log *slog.Logger) (*engine, error) {
+	e := &engine{plan: p, log: log, stdout: stdout, started: time.Now(),
+		changed: make(chan struct{}, 1), quit: make(chan struct{})}
+	e.sampler.collect = e.collect
+	if err := e.startReactors(); err != nil {
+		e.stopReactors()
+		return nil, err
+	}
+	e.server = nbd.NewServer(nbd.Options{Reactors: e.reactors, Log: log})
+	err := e.makeDisks()
+	if err == nil {
+		err = e.listen()
+	}
+	if err == nil {
+		err = e.openDisks()
+	}
+	if err != nil {
+		e.abandon()
+		return nil, err
+	}
+	e.watch()
+	return e, nil
+}
+
+func (e *engine) startReactors() error {
+	n := e.cfg.Engine.Reactors
+	if n == 0 {
+		n = runtime.NumCPU()
+	}
+	if runtime.GOMAXPROCS(0) < n+goroutines {
+		runtime.GOMAXPROCS(n + goroutines)
+	}
+	for i := range n {
+		r, err := reactor.New(reactor.Options{Index: i, Spin: e.cfg.Engine.Poll})
+		if err != nil {
+			return err
+		}
+		r.Start()
+		e.reactors = append(e.reactors, r)
+	}
+	return nil
+}
+
+func (e *engine) stopReactors() {
+	for _, r := range e.reactors {
+		r.Stop()
+	}
+}
+
+// makeDisks makes the volumes, closed as yet. Protocol plugins' first
+// connections are spread over the reactors.
+func (e *engine) makeDisks() error {
+	id, err := pluginhost.LoadIdentity(e.state.path)
+	if err != nil {
+		return err
+	}
+	sessions := 0
+	for i, v := range e.cfg.Volumes {
+		plugin := e.registry.Find(v.Plugin)
+		home := e.reactors[sessions%len(e.reactors)]
+		if plugin.Kind == pluginhost.Protocol {
+			sessions++
+		}
+		e.disks = append(e.disks, pluginhost.NewDisk(pluginhost.DiskOptions{
+			Config: v, Plugin: plugin, Values: e.values[i], Identity: id,
+			Reactors: e.reactors, Home: home, Log: e.log}))
+	}
+	return nil
+}
+
+// openDisks begins to open every volume.
+func (e *engine) openDisks() error {
+	for _, d := range e.disks {
+		if err := d.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listen makes every socket. The error is config.Problems, with all of those
+// that could not be had since preflight looked at them.
+func (e *engine) listen() error {
+	problems := e.listenNBD()
+	problems = append(problems, e.listenAdmin()...)
+	problems = append(problems, e.listenHTTP()...)
+	return problems.Err()
+}
+
+func (e *engine) listenNBD() (problems config.Problems) {
+	disks := map[string]*pluginhost.Disk{}
+	for _, d := range e.disks {
+		disks[d.Config.Name] = d
+	}
+	listeners := map[config.Address]*nbd.Listener{}
+	for _, x := range e.cfg.Exports {
+		l, tried := listeners[x.Listen]
+		if !tried {
+			var err error
+			if l, err = e.server.Listen(x.Listen.Network, x.Listen.Addr); err != nil {
+				problems = append(problems, problemOf(e.cfg, x.Place, "listen", x.Listen.String(), listenError(err)))
+			}
+			listeners[x.Listen] = l // nil: reported, not tried again
+		}
+		if l == nil {
+			continue
+		}
+		e.exports = append(e.exports, &export{cfg: x, disk: disks[x.Volume], listener: l})
+		if !x.Listen.Loopback() && !tried {
+			e.log.Warn("exports can be used by everybody who reaches this address", "listen", x.Listen.String())
+		}
+	}
+	return problems
+}
+
+func (e *engine) listenAdmin() config.Problems {
+	a := e.cfg.Engine.Admin
+	err := removeStale(a.Addr)
+	var l net.Listener
+	if err == nil {
+		l, err = admin.Listen(a.Addr)
+	}
+	if err != nil {
+		return config.Problems{problemOf(e.cfg, e.cfg.Engine.Place, "admin", a.String(), asListenError(err))}
+	}
+	e.admin = admin.Serve(l, e, e.log)
+	return nil
+}
+
+// asListenError keeps what is a *config.ValueError already.
+func asListenError(err error) error {
+	var ve *config.ValueError
+	if errors.As(err, &ve) {
+		return err
+	}
+	return listenError(err)
+}
+
+// Limits on who asks for metrics.
+const (
+	httpHeaderTimeout = 5 * time.Second
+	httpTimeout       = 30 * time.Second
+	httpIdle          = 2 * time.Minute
+	httpMaxHeader     = 16 << 10 // bytes
+)
+
+func (e *engine) listenHTTP() config.Problems {
+	addr := e.cfg.Engine.HTTP
+	if addr == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return config.Problems{problemOf(e.cfg, e.cfg.Engine.Place, "http", addr, listenError(err))}
+	}
+	e.http = &http.Server{
+		Handler:           metrics.Handler(metrics.Options{Version: version, Snapshot: e.sampler.get, Log: e.log}),
+		ReadHeaderTimeout: httpHeaderTimeout, ReadTimeout: httpTimeout, WriteTimeout: httpTimeout,
+		IdleTimeout: httpIdle, MaxHeaderBytes: httpMaxHeader,
+		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug)}
+	e.log.Info("metrics and health", "url", fmt.Sprintf("http://%s/", l.Addr()))
+	go func() {
+		if err := e.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			e.log.Error("the metrics listener has failed: restart the engine to use it again", "addr", addr, "err", err)
+		}
+	}()
+	return nil
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"blockengine/engine/admin"
+	"blockengine/engine/config"
+)
+
+// target is the running engine that a command talks to.
+type target struct {
+	file, admin string
+}
+
+func (t *target) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&t.file, "config", "c", "", "configuration `file` of the engine (default "+defaultFile+", if there is one)")
+	cmd.Flags().StringVar(&t.admin, "admin", "", "admin socket of the engine, unix:PATH")
+	cmd.MarkFlagsMutuallyExclusive("config", "admin")
+}
+
+// client makes a client for the engine. Without flags that is the one of the
+// configuration here, or else of this user's default state directory.
+func (t *target) client() (*admin.Client, error) {
+	a, err := t.address()
+	if err != nil {
+		return nil, err
+	}
+	if a.Network != "unix" {
+		return nil, fmt.Errorf("the admin address %s is no Unix socket: write unix:PATH", a)
+	}
+	return admin.NewClient(a.Addr), nil
+}
+
+func (t *target) address() (config.Address, error) {
+	if t.admin != "" {
+		dir, err := os.Getwd()
+		if err != nil {
+			return config.Address{}, err
+		}
+		a, err := config.ParseAddress(dir, t.admin)
+		if err != nil {
+			return a, fmt.Errorf("--admin: %w", err)
+		}
+		return a, nil
+	}
+	file := t.file
+	if file == "" {
+		file = defaultFile
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			return config.Address{Network: "unix", Addr: filepath.Join(config.DefaultStateDir(), "admin.sock")}, nil
+		}
+	}
+	// Somebody may be editing the file; where the engine is it still says.
+	cfg, err := config.Load(file)
+	if cfg == nil {
+		return config.Address{}, err
+	}
+	return cfg.Engine.Admin, nil
+}
+
+// ratePeriod is what rates are measured over.
+const ratePeriod = 500 * time.Millisecond
+
+func statusCommand() *cobra.Command {
+	var t target
+	var asJSON bool
+	cmd := &cobra.Command{Use: "status", Short: "Show the volumes, exports and plugins of a running engine", Args: noArgs,
+		RunE: does(func(cmd *cobra.Command, _ []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			s, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), s)
+			}
+			time.Sleep(ratePeriod)
+			later, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return printStatus(cmd.OutOrStdout(), s, later)
+		})}
+	t.flags(cmd)
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// printStatus writes tables for people; rates are those between two samples.
+func printStatus(to io.Writer, before, s *admin.Status) error {
+	e := s.Engine
+	fmt.Fprintf(to, "engine %s, pid %d, up %s, %s, configuration %s\n", e.Version, e.PID,
+		(time.Duration(e.Uptime) * time.Second).String(), count(len(e.Reactors), "reactor"), e.Config)
+	if e.Draining {
+		fmt.Fprintln(to, "it is draining")
+	}
+	if e.Partial {
+		fmt.Fprintln(to, "a reactor does not answer: its counts are old")
+	}
+	seconds := e.Uptime - before.Engine.Uptime
+	fmt.Fprintln(to)
+	w := newTable(to)
+	tableVolumes(w, before.Volumes, s.Volumes, seconds)
+	fmt.Fprintln(w)
+	tableExports(w, before.Exports, s.Exports, seconds)
+	fmt.Fprintln(w)
+	tablePlugins(w, s.Plugins)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return printTroubles(to, s)
+}
+
+func tableVolumes(w io.Writer, before, volumes []admin.Volume, seconds float64) {
+	fmt.Fprintln(w, "VOLUME\tSTATE\tSIZE\tPLUGIN\tVERSION\tGEN\tPATH\tCONNS\tREQUESTS\tERRORS\tIOPS\tMB/S")
+	for _, v := range volumes {
+		path, conns := "-", "-"
+		if v.Path != nil {
+			path, conns = v.Path.Address, fmt.Sprint(v.Path.Connections)
+		}
+		old := admin.Op{}
+		if i := slices.IndexFunc(before, func(b admin.Volume) bool { return b.Name == v.Name }); i >= 0 {
+			old = before[i].Total()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", v.Name, v.State, sizeText(v.Size), v.Plugin,
+			dash(v.Version), v.Generation, path, conns, load(old, v.Total(), seconds))
+	}
+}
+
+func tableExports(w io.Writer, before, exports []admin.Export, seconds float64) {
+	fmt.Fprintln(w, "EXPORT\tUP\tVOLUME\tFRONTEND\tLISTEN\tCLIENTS\tREQUESTS\tERRORS\tIOPS\tMB/S")
+	for _, x := range exports {
+		old := admin.Op{}
+		if i := slices.IndexFunc(before, func(b admin.Export) bool { return b.Name == x.Name && b.Listen == x.Listen }); i >= 0 {
+			old = before[i].Total()
+		}
+		fmt.Fprintf(w, "%q\t%s\t%s\t%s\t%s\t%d\t%s\n", x.Name, yes(x.Up), x.Volume, x.Frontend, x.Listen,
+			x.Connections, load(old, x.Total(), seconds))
+	}
+}
+
+// load writes requests, errors, and what came of them in the time between.
+func load(before, now admin.Op, seconds float64) string {
+	if seconds <= 0 || now.Requests < before.Requests || now.Bytes < before.Bytes {
+		return fmt.Sprintf("%d\t%d\t-\t-", now.Requests, now.Errors)
+	}
+	return fmt.Sprintf("%d\t%d\t%.0f\t%.1f", now.Requests, now.Errors,
+		float64(now.Requests-before.Requests)/seconds, float64(now.Bytes-before.Bytes)/seconds/1e6)
+}
+
+// sizeText leaves the size of a disk that has not been seen open.
+func sizeText(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return config.FormatSize(n)
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// printTroubles gives reasons for what is not as it should be.
+func printTroubles(w io.Writer, s *admin.Status) error {
+	var b strings.Builder
+	for _, v := range s.Volumes {
+		if v.State != "online" {
+			fmt.Fprintf(&b, "volume %s is %s: %s\n", v.Name, v.State, dash(v.Reason))
+		}
+		if c := v.Session; c != nil && c.Reconnects+c.Traps+c.Violations+c.LostCaches > 0 {
+			fmt.Fprintf(&b, "volume %s: %d reconnects, %d fences, %d replays, %d expired, %d traps, %d violations, %d lost caches; last error: %s\n",
+				v.Name, c.Reconnects, c.Fences, c.Replays, c.Expired, c.Traps, c.Violations, c.LostCaches, dash(v.Path.LastError))
+		}
+		for _, errno := range sortedKeys(v.Errors) {
+			fmt.Fprintf(&b, "volume %s: %d requests failed with %s\n", v.Name, v.Errors[errno], errno)
+		}
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "\n%s", b.String())
+	return err
+}
+
+func sortedKeys(m map[string]uint64) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
