@@ -101,4 +101,3 @@ func requests(b []byte, op block.Op, n int) int {
 	}
 	return at
 }
-
