@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 
 	"blockengine/engine/config"
 	"blockengine/engine/pluginhost"
+	"blockengine/engine/volume"
 )
 
 // drain ends the engine in order: what clients have sent is answered, volumes
@@ -20,9 +22,13 @@ func (e *engine) drain(ctx context.Context) error {
 	e.watching.Wait()
 	d := drained{busy: map[*pluginhost.Disk]bool{}, closed: map[*pluginhost.Disk]bool{}}
 	e.closeOwnClients(ctx, &d)
+	e.log.Debug("drained: volumes whose server is this engine")
 	e.removeExports(ctx, e.exports, &d)
+	e.log.Debug("drained: clients")
 	d.err(e.server.Shutdown(ctx))
+	e.log.Debug("drained: listeners")
 	e.closeDisks(ctx, &d)
+	e.log.Debug("drained: volumes")
 	e.closeControl()
 	if len(d.busy) == 0 {
 		// Where requests are outstanding reactors and plugins still work on
@@ -87,15 +93,28 @@ func (e *engine) closeOwnClients(ctx context.Context, d *drained) {
 		e.removeExports(ctx, e.exportsOf(disk), d)
 		if !d.busy[disk] {
 			d.closed[disk] = true
+			warnIfAway(e.log, disk.Volume)
 			d.err(disk.Close(ctx))
 		}
 	}
 }
 
+// isOwnClient tells a volume whose storage server is one of our own listeners.
 func (e *engine) isOwnClient(d *pluginhost.Disk) bool {
 	return slices.ContainsFunc(d.Config.Paths, func(p config.Path) bool {
-		return slices.ContainsFunc(e.exports, func(x *export) bool { return x.cfg.Listen == p.Address })
+		return slices.ContainsFunc(e.exports, func(x *export) bool { return leadsTo(p.Address, x.address()) })
 	})
+}
+
+// leadsTo tells whether who connects to a comes to a listener on l. A loopback
+// address counts as every listener with its port.
+func leadsTo(a, l config.Address) bool {
+	if a == l || a.Network != "tcp" || l.Network != "tcp" {
+		return a == l
+	}
+	_, port := reachable(a)
+	_, listening := reachable(l)
+	return a.Loopback() && port == listening
 }
 
 func (e *engine) exportsOf(d *pluginhost.Disk) (list []*export) {
@@ -133,8 +152,17 @@ func (e *engine) closeDisks(ctx context.Context, d *drained) {
 		case d.busy[disk]:
 			d.err(fmt.Errorf("volume %q was not flushed: requests were outstanding when the time was over", disk.Config.Name))
 		default:
+			warnIfAway(e.log, disk.Volume)
 			all.Go(func() { d.err(disk.Close(ctx)) })
 		}
 	}
 	all.Wait()
+}
+
+// warnIfAway says that the last flush cannot be had.
+func warnIfAway(log *slog.Logger, v *volume.Volume) {
+	if st, reason := v.State(); st == volume.Away {
+		log.Warn("the volume's server is away: what was written since the last flush may be lost there",
+			"volume", v.Name(), "reason", reason)
+	}
 }
