@@ -1,6 +1,8 @@
 package session
 
 import (
+	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +42,9 @@ type channel struct {
 
 	lastAck atomic.Int64 // when a write that a flush must cover was acknowledged, ns
 	flushed atomic.Int64 // a flush that was acknowledged here began then
+
+	said   string // the last complaint, and when
+	saidAt int64
 
 	stopped bool   // requests fail
 	shutCB  func() // called when the goodbye is over
@@ -119,6 +124,16 @@ func (c *channel) reconnect() {
 	c.onlineAt = 0
 	c.r.StartTimer(&c.retry, c.backoff)
 	c.backoff = min(max(c.backoff*2, firstBackoff), maxBackoff)
+}
+
+// complain logs a warning, but the same one only once a minute.
+func (c *channel) complain(log *slog.Logger, msg string, args ...any) {
+	text := fmt.Sprint(args...)
+	if text == c.said && c.r.Now()-c.saidAt < int64(time.Minute) {
+		return
+	}
+	c.said, c.saidAt = text, c.r.Now()
+	log.Warn(msg, args...)
 }
 
 func (c *channel) tickEvery() time.Duration {

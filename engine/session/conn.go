@@ -278,7 +278,7 @@ func (cn *conn) count(l loss, was connState) {
 		s.counters.losses.Add(1)
 		cn.log.Warn("connection lost", "address", cn.addr.String(), "connection", cn.number, "reason", l.text, "outstanding", cn.order.n)
 	case dialing, login:
-		cn.log.Warn("no connection", "address", cn.addr.String(), "reason", l.text)
+		cn.ch.complain(cn.log, "no connection", "address", cn.addr.String(), "reason", l.text)
 	}
 }
 
