@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"blockengine/engine/pluginhost/guest"
@@ -20,7 +21,11 @@ func TestMain(m *testing.M) {
 		os.Exit(CompileMain(os.Args[2:], os.Stdin, os.Stderr))
 	}
 	if len(os.Args) > 1 && os.Args[1] == "internal-hang" {
-		select {}
+		time.Sleep(time.Minute)
+		os.Exit(1)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "internal-limits" {
+		os.Exit(tryLimits())
 	}
 	code := m.Run()
 	if echoDir != "" {
@@ -55,7 +60,7 @@ func loadEcho(tb testing.TB, change ...func(*Options)) *Module {
 	if err != nil {
 		tb.Fatal("build the Go guest:", err)
 	}
-	o := Options{Path: path, CacheDir: filepath.Join(echoDir, "cache")}
+	o := Options{Path: path, CacheDir: filepath.Join(echoDir, "cache"), Self: helperSelf}
 	for _, f := range change {
 		f(&o)
 	}

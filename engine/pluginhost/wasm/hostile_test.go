@@ -190,7 +190,7 @@ func TestInitIsBounded(t *testing.T) {
 		"_initialize":    {init: forever},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Load(context.Background(), Options{Path: m.file(t)})
+			_, err := Load(context.Background(), Options{Path: m.file(t), initBudget: guest.BudgetLogin})
 			wantTrap(t, err, "budget")
 		})
 	}
