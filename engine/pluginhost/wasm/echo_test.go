@@ -83,6 +83,18 @@ func TestGoGuestCollects(t *testing.T) {
 	}
 }
 
+// TestGoGuestCollectsAtItsLimit: without idle events the environment's memory
+// limit makes the guest collect before its memory is full.
+func TestGoGuestCollectsAtItsLimit(t *testing.T) {
+	i := newInstance(t, loadEcho(t))
+	for round := range 100 {
+		n := putRecord(i.Input(), abi.EvTimer, abi.Timer{ID: 1}, "")
+		if _, _, err := i.Call(n, guest.BudgetLogin); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+}
+
 func TestGoGuestMisbehaves(t *testing.T) {
 	m := loadEcho(t)
 	beside := newInstance(t, m)

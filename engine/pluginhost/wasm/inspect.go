@@ -11,9 +11,9 @@ import (
 )
 
 // inspectBudget is what a module may spend on its initialisation in the
-// interpreter, where a tick takes some ten times as long: a second or two. Go
-// guests spend a hundredth.
-const inspectBudget = guest.BudgetInit / 10
+// interpreter, where a tick can take 0.1 µs: a second. A Go guest spends a
+// million.
+const inspectBudget = guest.BudgetInit / 50
 
 // Report is what can be told of a file without serving anything with it.
 type Report struct {
