@@ -14,8 +14,7 @@ import (
 // none completed twice and no range filled twice or outside its request.
 func FuzzReplies(f *testing.F) {
 	for form := range uint8(3) {
-		r := newResponder(int(form))
-		r.disk = r.disk[:64<<10]
+		r := newResponderOf(int(form), 64<<10)
 		r.agreed = int(form)
 		for _, seed := range seeds(r) {
 			f.Add(form, uint64(1), seed)
@@ -25,8 +24,7 @@ func FuzzReplies(f *testing.F) {
 		if len(raw) > 8<<10 {
 			return
 		}
-		r := newResponder(int(form % 3))
-		r.disk = r.disk[:64<<10]
+		r := newResponderOf(int(form%3), 64<<10)
 		script := &scripted{responder: r, raw: raw}
 		x := sdktest.NewExecutor(t, sdktest.NewLinked(Plugin()), sdktest.Answers(script.serve),
 			sdktest.Options{Manifest: Plugin().Manifest(), Cut: sdktest.Cut(seed % 4), Seed: seed})

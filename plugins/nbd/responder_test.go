@@ -40,8 +40,9 @@ type responder struct {
 
 const allFlags = 1<<0 | 1<<2 | 1<<3 | 1<<5 | 1<<6 | 1<<8 | 1<<10 | 1<<11
 
-func newResponder(form int) *responder {
-	const size = 8 << 20
+func newResponder(form int) *responder { return newResponderOf(form, 8<<20) }
+
+func newResponderOf(form int, size int) *responder {
 	return &responder{
 		disk: make([]byte, size), zero: make([]bool, size/512), exports: []string{"", "disk0"},
 		flags: allFlags, form: form,

@@ -9,24 +9,36 @@ import (
 
 // Actions collects what a plugin wants done, as records in the output buffer.
 // Its methods do not fail and, while the buffer has room, do not allocate.
+//
+// The records of the data path are written field by field behind one check for
+// room: in WebAssembly each call that is not inlined costs as much as a record.
 type Actions struct {
-	buf   []byte // the output buffer
-	n     int    // bytes of it in use
-	spill []byte // whole records that found no room, given out by later calls
+	base  unsafe.Pointer // the output buffer
+	n     int            // bytes of it in use
+	limit int            // its length, or -1 while spill holds records
+	buf   []byte         // the output buffer
+	spill []byte         // whole records that found no room, given out by later calls
 }
 
-// reserve gives size bytes (a multiple of 8) for one record.
-func (a *Actions) reserve(size int) []byte {
-	if a.n+size <= len(a.buf) && len(a.spill) == 0 {
-		b := a.buf[a.n : a.n+size : a.n+size]
-		a.n += size
-		return b
+// newActions makes Actions over an output buffer that starts at a multiple of 8.
+func newActions(out []byte) Actions {
+	return Actions{base: unsafe.Pointer(unsafe.SliceData(out)), limit: len(out), buf: out}
+}
+
+// room gives size bytes (a multiple of 8) for one record.
+func (a *Actions) room(size int) unsafe.Pointer {
+	p := unsafe.Add(a.base, a.n)
+	if a.n += size; a.n > a.limit {
+		p = a.roomSpill(size)
 	}
-	return a.reserveSpill(size)
+	return p
 }
 
+// roomSpill gives room in the spill and takes back what room counted.
+//
 //go:noinline
-func (a *Actions) reserveSpill(size int) []byte {
+func (a *Actions) roomSpill(size int) unsafe.Pointer {
+	a.n -= size
 	at := len(a.spill)
 	if cap(a.spill)-at < size {
 		// A multiple of 8 of a uint64 slice keeps the records aligned.
@@ -35,9 +47,41 @@ func (a *Actions) reserveSpill(size int) []byte {
 		a.spill = grown[:copy(grown, a.spill)]
 	}
 	a.spill = a.spill[:at+size]
-	b := a.spill[at : at+size : at+size]
-	clear(b)
-	return b
+	a.limit = -1
+	clear(a.spill[at:])
+	return unsafe.Pointer(&a.spill[at])
+}
+
+// drain starts a new call: it moves what had spilled to the output buffer, as
+// many whole records as fit.
+func (a *Actions) drain() {
+	a.n = 0
+	rest := a.spill
+	for {
+		rec, next, ok := abi.Next(rest)
+		if !ok || a.n+len(rec) > len(a.buf) {
+			break
+		}
+		a.n += copy(a.buf[a.n:], rec)
+		rest = next
+	}
+	a.spill = a.spill[:copy(a.spill, rest)]
+	if len(rest) == 0 {
+		a.limit = len(a.buf)
+	}
+}
+
+// undo takes back the records from the given places on.
+func (a *Actions) undo(n, spilt int) {
+	a.n, a.spill = n, a.spill[:spilt]
+	if spilt == 0 {
+		a.limit = len(a.buf)
+	}
+}
+
+// header makes a Header in a register.
+func header(kind, flags uint16, size int) abi.Header {
+	return abi.Header{Kind: kind, Flags: flags, Size: uint32(size)}
 }
 
 // record reserves a record of type T with extra inline bytes and fills in its
@@ -45,11 +89,18 @@ func (a *Actions) reserveSpill(size int) []byte {
 func record[T any](a *Actions, kind uint16, extra int) (*T, []byte) {
 	fixed := int(unsafe.Sizeof(*new(T)))
 	size := abi.Align(fixed + extra)
-	b := a.reserve(size)
-	h := (*abi.Header)(unsafe.Pointer(unsafe.SliceData(b)))
-	*h = abi.Header{Kind: kind, Size: uint32(size)}
-	return (*T)(unsafe.Pointer(h)), b[fixed : fixed+extra : fixed+extra]
+	p := a.room(size)
+	*(*abi.Header)(p) = header(kind, 0, size)
+	return (*T)(p), unsafe.Slice((*byte)(unsafe.Add(p, fixed)), extra)
 }
+
+// Sizes of the records of the data path.
+const (
+	sizeBytes    = int(unsafe.Sizeof(abi.Bytes{}))
+	sizeRange    = int(unsafe.Sizeof(abi.Range{}))
+	sizeCount    = int(unsafe.Sizeof(abi.Count{}))
+	sizeComplete = int(unsafe.Sizeof(abi.Complete{}))
+)
 
 // Send queues a copy of b to be sent.
 func (a *Actions) Send(b []byte) {
@@ -64,9 +115,12 @@ func (a *Actions) Send(b []byte) {
 // them for the caller to fill in: what they hold is unspecified. They are
 // valid until the next action.
 func (a *Actions) SendBuffer(n int) []byte {
-	r, b := record[abi.Bytes](a, abi.ActSend, n)
+	size := abi.Align(sizeBytes + n)
+	p := a.room(size)
+	r := (*abi.Bytes)(p)
+	r.Header = header(abi.ActSend, 0, size)
 	r.Len = uint32(n)
-	return b
+	return unsafe.Slice((*byte)(unsafe.Add(p, sizeBytes)), n)
 }
 
 // SendPayload queues bytes [from, to) of a write's payload to be sent.
@@ -80,7 +134,8 @@ func (a *Actions) Receive(tag, from, to uint64) { a.ranged(abi.ActReceive, tag, 
 func (a *Actions) Zero(tag, from, to uint64) { a.ranged(abi.ActZero, tag, from, to) }
 
 func (a *Actions) ranged(kind uint16, tag, from, to uint64) {
-	r, _ := record[abi.Range](a, kind, 0)
+	r := (*abi.Range)(a.room(sizeRange))
+	r.Header = header(kind, 0, sizeRange)
 	r.Tag, r.From, r.To = tag, from, to
 }
 
@@ -115,8 +170,9 @@ func (a *Actions) Released(tag uint64, executed bool) {
 }
 
 func (a *Actions) complete(kind uint16, tag uint64, s uint32, done uint64) {
-	r, _ := record[abi.Complete](a, kind, 0)
-	*r = abi.Complete{Header: r.Header, Tag: tag, Status: s, Done: done}
+	r := (*abi.Complete)(a.room(sizeComplete))
+	r.Header = header(kind, 0, sizeComplete)
+	r.Tag, r.Status, r.Done = tag, s, done
 }
 
 // Extent adds the next extent to a block status.
@@ -130,7 +186,8 @@ func (a *Actions) Extent(tag, length uint64, state block.ExtentState) {
 func (a *Actions) Ready(n uint64) { a.count(abi.ActReady, n) }
 
 func (a *Actions) count(kind uint16, n uint64) {
-	r, _ := record[abi.Count](a, kind, 0)
+	r := (*abi.Count)(a.room(sizeCount))
+	r.Header = header(kind, 0, sizeCount)
 	r.N = n
 }
 

@@ -15,13 +15,16 @@ type Machine struct {
 	pos  uint64 // position in the received stream
 	idle func() // what to do in idle times, may be nil
 	bad  bool   // the events made no sense; nothing more is done
+
+	taken uint64 // requests of this call that the plugin has taken
+	short bool   // it did not take all; the rest of the call's are not offered
 }
 
 // NewMachine makes a machine for conn that reads events from in and writes
 // actions to out. Both must start at a multiple of 8. idle, which may be nil,
 // runs on the idle event.
 func NewMachine(conn Conn, in, out []byte, idle func()) *Machine {
-	return &Machine{conn: conn, in: in, act: Actions{buf: out}, idle: idle}
+	return &Machine{conn: conn, in: in, act: newActions(out), idle: idle}
 }
 
 // Call handles the first n bytes of the input buffer and returns the length of
@@ -29,33 +32,18 @@ func NewMachine(conn Conn, in, out []byte, idle func()) *Machine {
 func (m *Machine) Call(n uint32) uint32 {
 	m.act.n = 0
 	if len(m.act.spill) > 0 {
-		m.drainSpill()
+		m.act.drain()
 	}
+	m.taken, m.short = 0, false
 	if uint64(n) <= uint64(len(m.in)) {
 		m.events(m.in[:n])
+	} else {
+		m.refuse()
 	}
 	if len(m.act.spill) > 0 {
 		return uint32(m.act.n) | abi.CallMore
 	}
 	return uint32(m.act.n)
-}
-
-// drainSpill moves as many whole records as fit into the output buffer.
-func (m *Machine) drainSpill() {
-	rest := m.act.spill
-	for {
-		rec, next, ok := abi.Next(rest)
-		if !ok || m.act.n+len(rec) > len(m.act.buf) {
-			break
-		}
-		m.act.n += copy(m.act.buf[m.act.n:], rec)
-		rest = next
-	}
-	if len(rest) == 0 {
-		m.act.spill = nil
-		return
-	}
-	m.act.spill = m.act.spill[:copy(m.act.spill, rest)]
 }
 
 func (m *Machine) events(b []byte) {
@@ -84,34 +72,44 @@ func (m *Machine) refuse() {
 }
 
 // requests handles the run of Request records at the start of b and returns
-// what comes after it.
+// what comes after it. All Request records of a call are one batch, even if
+// other events stand between them: once the plugin has refused one, it is
+// offered none of the rest, and Taken counts from the start of the call.
 func (m *Machine) requests(b []byte, size uint32) []byte {
-	n := 1
 	stride := int(size)
-	for (n+1)*stride <= len(b) {
-		h := abi.Overlay[abi.Header](b[n*stride:])
-		if h.Kind != abi.EvRequest || h.Size != size {
-			break
-		}
-		n++
-	}
-	taken := 0
-	first := abi.Overlay[Request](b[:stride])
-	switch {
-	case first == nil:
+	if stride < sizeRequest {
 		m.refuse()
 		return nil
-	case stride == int(unsafe.Sizeof(Request{})):
-		taken = m.conn.Submit(&m.act, unsafe.Slice(first, n))
-	default: // a later version's longer records: one at a time
-		for taken < n && m.conn.Submit(&m.act, unsafe.Slice(abi.Overlay[Request](b[taken*stride:]), 1)) == 1 {
+	}
+	n, end := 1, stride
+	for end+stride <= len(b) && *overlay[abi.Header](b, end) == *overlay[abi.Header](b, 0) {
+		n++
+		end += stride
+	}
+	if m.short {
+		return b[end:]
+	}
+	taken := 0
+	if stride == sizeRequest {
+		taken = m.conn.Submit(&m.act, unsafe.Slice(overlay[Request](b, 0), n))
+	} else { // a later version's longer records: one at a time
+		for taken < n && m.conn.Submit(&m.act, unsafe.Slice(overlay[Request](b, taken*stride), 1)) == 1 {
 			taken++
 		}
 	}
+	m.taken += uint64(min(max(taken, 0), n))
 	if taken < n {
-		m.act.count(abi.ActTaken, uint64(max(taken, 0)))
+		m.short = true
+		m.act.count(abi.ActTaken, m.taken)
 	}
-	return b[n*stride:]
+	return b[end:]
+}
+
+const sizeRequest = int(unsafe.Sizeof(Request{}))
+
+// overlay lays a record over b at an offset that has been checked.
+func overlay[T any](b []byte, at int) *T {
+	return (*T)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), at))
 }
 
 // received hands a window on for as long as the plugin makes progress in it. A
@@ -139,20 +137,21 @@ func (m *Machine) received(rec []byte) {
 // its count afterwards.
 func (m *Machine) step(b []byte) bool {
 	spilt, at := len(m.act.spill), m.act.n
-	consume, _ := record[abi.Count](&m.act, abi.ActConsume, 0)
+	m.act.count(abi.ActConsume, 0)
 	inSpill := len(m.act.spill) > spilt
 	end, endSpill := m.act.n, len(m.act.spill)
 	n := m.conn.Received(&m.act, b)
 	n = min(max(n, 0), len(b))
 	quiet := m.act.n == end && len(m.act.spill) == endSpill
 	if n == 0 && quiet {
-		m.act.n, m.act.spill = at, m.act.spill[:spilt]
+		m.act.undo(at, spilt)
 		return false
 	}
-	if inSpill { // the spill may have moved
-		consume = abi.Overlay[abi.Count](m.act.spill[spilt:])
+	if inSpill { // which may have moved since
+		overlay[abi.Count](m.act.spill, spilt).N = uint64(n)
+	} else {
+		overlay[abi.Count](m.act.buf, at).N = uint64(n)
 	}
-	consume.N = uint64(n)
 	if quiet {
 		m.pos += uint64(n)
 		return true
@@ -165,26 +164,28 @@ func (m *Machine) step(b []byte) bool {
 // directed adds up the stream bytes that the actions after the given places
 // direct elsewhere.
 func (m *Machine) directed(from, fromSpill int) uint64 {
-	return directed(m.act.buf[from:m.act.n]) + directed(m.act.spill[fromSpill:])
+	sum := directed(m.act.buf[from:m.act.n])
+	if len(m.act.spill) > fromSpill {
+		sum += directed(m.act.spill[fromSpill:])
+	}
+	return sum
 }
 
 func directed(b []byte) (sum uint64) {
-	for {
-		rec, rest, ok := abi.Next(b)
-		if !ok {
-			return sum
-		}
-		switch abi.Overlay[abi.Header](rec).Kind {
+	for at := 0; at < len(b); {
+		h := overlay[abi.Header](b, at)
+		switch h.Kind {
 		case abi.ActReceive:
-			r := abi.Overlay[abi.Range](rec)
+			r := overlay[abi.Range](b, at)
 			sum += r.To - r.From
 		case abi.ActDiscard:
-			sum += abi.Overlay[abi.Count](rec).N
+			sum += overlay[abi.Count](b, at).N
 		case abi.ActCheckDigest:
 			sum += 4
 		}
-		b = rest
+		at += int(h.Size)
 	}
+	return sum
 }
 
 // rare handles the events that are not on the data path.
