@@ -143,15 +143,6 @@ func (d *disk) extents(r *block.Request) {
 	}
 }
 
-// rig is a server on reactors of its own.
-type rig struct {
-	t        testing.TB
-	s        *Server
-	l        *Listener
-	reactors []*reactor.Reactor
-	path     string
-}
-
 func newReactors(t testing.TB, n int, spin time.Duration) []*reactor.Reactor {
 	t.Helper()
 	var rs []*reactor.Reactor
