@@ -143,18 +143,29 @@ func (v *Volume) Attach(d Device, info block.Info) error {
 	if err := checkInfo(&info); err != nil {
 		return fmt.Errorf("volume %q: %w", v.name, err)
 	}
-	v.device.Store(&d)
-	v.SetInfo(info)
+	v.storeInfo(info)
+	v.device.Store(&d) // last: whoever sees the device may open a queue, which needs the info
+	v.tell()
 	v.SetState(Online, "")
 	return nil
 }
 
-// SetInfo brings news of the disk: its size may have grown.
+// SetInfo brings news of the disk: its size may have grown. News that make no
+// sense stop the volume.
 func (v *Volume) SetInfo(info block.Info) {
+	if err := checkInfo(&info); err != nil {
+		v.log.Error("volume stopped: the disk's news make no sense", "volume", v.name, "err", err)
+		v.SetState(Stopped, err.Error())
+		return
+	}
+	v.storeInfo(info)
+	v.tell()
+}
+
+func (v *Volume) storeInfo(info block.Info) {
 	seen := visible(info, v.readOnly)
 	v.info.Store(&info)
 	v.seen.Store(&seen)
-	v.tell()
 }
 
 // Info is the disk as frontends see it: what the volume emulates counts as
@@ -225,12 +236,13 @@ func visible(info block.Info, readOnly bool) block.Info {
 	return info
 }
 
-// checkInfo refuses a disk whose description makes no sense.
+// checkInfo refuses a disk whose description makes no sense, and rounds the
+// rest to whole blocks.
 func checkInfo(i *block.Info) error {
 	if i.BlockSize == 0 {
 		i.BlockSize = 1
 	}
-	if i.PreferredBlock < i.BlockSize {
+	if p := i.PreferredBlock; p < i.BlockSize || p&(p-1) != 0 {
 		i.PreferredBlock = max(i.BlockSize, 4096)
 	}
 	switch {
@@ -241,9 +253,18 @@ func checkInfo(i *block.Info) error {
 	case i.MaxTransfer != 0 && i.MaxTransfer < i.BlockSize:
 		return fmt.Errorf("the device says that it takes %d bytes at most, less than its block size %d", i.MaxTransfer, i.BlockSize)
 	}
-	i.Size -= i.Size % uint64(i.BlockSize)
+	unit := uint64(i.BlockSize)
+	// A limit below one block leaves nothing that the device could be asked
+	// for; rounded down to 0 it would mean that there is no limit.
+	if i.MaxZeroes != 0 && i.MaxZeroes < unit {
+		i.Caps &^= block.CapWriteZeroes | block.CapFastZero
+	}
+	if i.MaxDiscard != 0 && i.MaxDiscard < unit {
+		i.Caps &^= block.CapDiscard
+	}
+	i.Size -= i.Size % unit
 	i.MaxTransfer -= i.MaxTransfer % i.BlockSize
-	i.MaxZeroes -= i.MaxZeroes % uint64(i.BlockSize)
-	i.MaxDiscard -= i.MaxDiscard % uint64(i.BlockSize)
+	i.MaxZeroes -= i.MaxZeroes % unit
+	i.MaxDiscard -= i.MaxDiscard % unit
 	return nil
 }
