@@ -21,10 +21,10 @@ import (
 // is used.
 type disk struct {
 	info block.Info
-	data []byte
 
 	mu    sync.Mutex // guards what follows
-	hold  bool       // keep requests until they are let go
+	data  []byte
+	hold  bool // keep requests until they are let go
 	held  []held
 	fail  block.Status // of every request, if not OK
 	count int          // requests seen
@@ -104,9 +104,16 @@ func (d *disk) seen() (count, held int) {
 	return d.count, len(d.held)
 }
 
+// content is a copy of n bytes.
+func (d *disk) content(at uint64, n int) (b []byte) {
+	d.set(func() { b = append(b, d.data[at:at+uint64(n)]...) })
+	return b
+}
+
 func (d *disk) serve(r *block.Request) {
-	if d.fail != block.OK {
-		r.Status = d.fail
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r.Status = d.fail; r.Status != block.OK {
 		return
 	}
 	at := r.Offset

@@ -3,7 +3,7 @@ package nbd
 import "time"
 
 const (
-	relieveAfter = 5 * time.Second // of waiting, and of standing still
+	stallTime    = 5 * time.Second // of waiting, and of standing still
 	relieveEvery = time.Second
 )
 
@@ -41,7 +41,7 @@ func (w *worker) wait(c *conn) {
 	c.waiting = true
 	w.waiting = append(w.waiting, c)
 	if !w.starved.Running() {
-		w.r.StartTimer(&w.starved, relieveAfter)
+		w.r.StartTimer(&w.starved, w.stall)
 	}
 }
 
@@ -88,5 +88,5 @@ func (w *worker) relieve() {
 // holdsUp tells a connection whose memory only its client could free.
 func (c *conn) holdsUp() bool {
 	stuck := c.unsent() || c.cur != nil
-	return stuck && c.phase < lingering && c.wk.r.Now()-c.progress > int64(relieveAfter)
+	return stuck && c.phase < lingering && c.wk.r.Now()-c.progress > int64(c.wk.stall)
 }

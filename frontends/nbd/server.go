@@ -163,7 +163,8 @@ type worker struct {
 	waker   reactor.Deferred
 	trimmer reactor.Timer
 	starved reactor.Timer
-	load    atomic.Int64 // connections here or on their way here
+	stall   time.Duration // stallTime
+	load    atomic.Int64  // connections here or on their way here
 }
 
 // minWorkerMemory lets the largest request through beside others.
@@ -175,7 +176,7 @@ type tally struct {
 }
 
 func newWorker(s *Server, r *reactor.Reactor, limit int) *worker {
-	w := &worker{s: s, r: r, limit: limit, conns: map[*conn]struct{}{}, tallies: map[*export]*tally{}}
+	w := &worker{s: s, r: r, limit: limit, conns: map[*conn]struct{}{}, tallies: map[*export]*tally{}, stall: stallTime}
 	w.waker.Run = w.wake
 	w.trimmer.Fire = w.trim
 	w.starved.Fire = w.relieve

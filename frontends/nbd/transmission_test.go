@@ -23,7 +23,7 @@ func TestReadWriteSizes(t *testing.T) {
 			if err := c.Write(at, want, 0); err != nil {
 				t.Fatalf("write %d: %v", n, err)
 			}
-			if !bytes.Equal(r.disk.data[at:at+uint64(n)], want) {
+			if !bytes.Equal(r.disk.content(at, n), want) {
 				t.Fatalf("write %d: the disk holds something else", n)
 			}
 			got, err := c.Read(at, n, 0)
@@ -232,7 +232,7 @@ func TestRepliesOutOfOrder(t *testing.T) {
 		for i := range n {
 			q := nbdtest.Request{Op: nbdtest.CmdRead, Offset: uint64(i * 4096), Length: uint64(1 + i*17)}
 			if i%5 == 0 {
-				q = nbdtest.Request{Op: nbdtest.CmdWrite, Offset: uint64(i * 4096), Data: d.data[i*4096 : i*4096+3000]}
+				q = nbdtest.Request{Op: nbdtest.CmdWrite, Offset: uint64(i * 4096), Data: d.content(uint64(i*4096), 3000)}
 			}
 			if _, err := c.Send(q); err != nil {
 				t.Fatal(err)
@@ -246,7 +246,7 @@ func TestRepliesOutOfOrder(t *testing.T) {
 				t.Fatal(err, rep.Err)
 			}
 			at := rep.Request.Offset
-			if rep.Request.Op == nbdtest.CmdRead && !bytes.Equal(rep.Data, d.data[at:at+rep.Request.Length]) {
+			if rep.Request.Op == nbdtest.CmdRead && !bytes.Equal(rep.Data, d.content(at, int(rep.Request.Length))) {
 				t.Fatalf("read at %d returned something else", at)
 			}
 		}
