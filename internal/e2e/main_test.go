@@ -1,0 +1,93 @@
+// Package e2e_test drives the engine as its users do: the built binary, a
+// configuration file, Unix sockets, stock NBD clients and servers, and the
+// protocol plugin compiled to WebAssembly.
+//
+// Where to read first: engine_test.go, the engine under test; then the file
+// that is named after what is tested.
+//
+// E2E_LONG=1 makes the loads longer; E2E_RACE=1 builds the engine with the race
+// detector.
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// built is what TestMain made, once for all tests.
+var built struct {
+	engine string // the binary
+	nbd    string // the nbd plugin, compiled to WebAssembly
+	cache  string // compilation cache of an engine that has run the plugin
+}
+
+// long is set for loads that take their time.
+var long = os.Getenv("E2E_LONG") == "1"
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "e2e")
+	if err == nil {
+		err = build(dir)
+	}
+	code := 1
+	if err == nil {
+		code = m.Run()
+	} else {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// build makes the engine and the plugin in dir, and has the engine compile the
+// plugin once, so that not every test pays for it.
+func build(dir string) error {
+	built.engine, built.nbd = filepath.Join(dir, "engine"), filepath.Join(dir, "nbd.wasm")
+	args := []string{"build", "-buildvcs=false", "-o", built.engine}
+	if os.Getenv("E2E_RACE") == "1" {
+		args = append(args, "-race")
+	}
+	if err := goTool(nil, append(args, "blockengine/engine")...); err != nil {
+		return err
+	}
+	err := goTool([]string{"GOOS=wasip1", "GOARCH=wasm"}, "build", "-buildvcs=false", "-buildmode=c-shared",
+		"-trimpath", "-ldflags=-s -w", "-o", built.nbd, "blockengine/plugins/nbd/wasm")
+	if err != nil {
+		return err
+	}
+	return warm(filepath.Join(dir, "warm"))
+}
+
+func goTool(env []string, args ...string) error {
+	cmd := exec.Command("go", args...)
+	cmd.Env = append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %v: %w\n%s", args, err, out)
+	}
+	return nil
+}
+
+// warm fills a compilation cache.
+func warm(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	built.cache = filepath.Join(dir, "run", "cache")
+	c := config{volumes: []volume{{name: "warm", plugin: "nbd", server: "unix:none"}}}
+	file := filepath.Join(dir, "engine.toml")
+	if err := os.WriteFile(file, []byte(c.text(filepath.Join(dir, "run"), filepath.Join(dir, "nbd.sock"))), 0o600); err != nil {
+		return err
+	}
+	p, err := spawn(built.engine, "run", "-c", file)
+	if err != nil {
+		return err
+	}
+	if !p.waitOutput("ready\n", time.Minute) {
+		return fmt.Errorf("the engine does not come up:\n%s", p.out.String())
+	}
+	return p.terminate(time.Minute)
+}
