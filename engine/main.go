@@ -49,6 +49,12 @@ type failure struct{ err error }
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
+// misuse is wrong usage that a command's body has found.
+type misuse struct{ err error }
+
+func (m *misuse) Error() string { return m.err.Error() }
+func (m *misuse) Unwrap() error { return m.err }
+
 // silent ends a command with a status and nothing more to say.
 type silent int
 
@@ -96,8 +102,9 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {
+	cmd.SuggestionsMinimumDistance = 2 // letters that differ
 	if near := cmd.SuggestionsFor(name); len(near) > 0 {
-		return fmt.Errorf("there is no command %q: do you mean %s?", name, strings.Join(near, " or "))
+		return fmt.Errorf("there is no command %q: do you mean %s", name, strings.Join(near, " or "))
 	}
 	return fmt.Errorf("there is no command %q: there are %s", name, strings.Join(commandNames(cmd), ", "))
 }
@@ -119,10 +126,12 @@ func does(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, 
 		if cmd.Context() == nil {
 			cmd.SetContext(context.Background())
 		}
-		if err := f(cmd, args); err != nil {
-			return &failure{err}
+		err := f(cmd, args)
+		var wrong *misuse
+		if err == nil || errors.As(err, &wrong) {
+			return err
 		}
-		return nil
+		return &failure{err}
 	}
 }
 
@@ -132,4 +141,14 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("%s takes no argument, and got %q", cmd.CommandPath(), args[0])
 	}
 	return nil
+}
+
+// oneArg refuses any other number of arguments than one, which is called what.
+func oneArg(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("%s takes one argument, %s, and got %d", cmd.CommandPath(), what, len(args))
+		}
+		return nil
+	}
 }

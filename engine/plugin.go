@@ -67,7 +67,7 @@ func dash(s string) string {
 func pluginInspectCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{Use: "inspect FILE", Short: "Show a plugin file's manifest, hash, imports, and whether it would be loaded",
-		Args: cobra.ExactArgs(1), RunE: does(func(cmd *cobra.Command, args []string) error {
+		Args: oneArg("FILE"), RunE: does(func(cmd *cobra.Command, args []string) error {
 			r, err := wasm.InspectFile(args[0])
 			if err != nil {
 				return err

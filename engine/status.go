@@ -24,7 +24,6 @@ type target struct {
 func (t *target) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&t.file, "config", "c", "", "configuration `file` of the engine (default "+defaultFile+", if there is one)")
 	cmd.Flags().StringVar(&t.admin, "admin", "", "admin socket of the engine, unix:PATH")
-	cmd.MarkFlagsMutuallyExclusive("config", "admin")
 }
 
 // client makes a client for the engine. Without flags that is the one of the
@@ -35,12 +34,15 @@ func (t *target) client() (*admin.Client, error) {
 		return nil, err
 	}
 	if a.Network != "unix" {
-		return nil, fmt.Errorf("the admin address %s is no Unix socket: write unix:PATH", a)
+		return nil, &misuse{fmt.Errorf("the admin address %s is no Unix socket: write unix:PATH", a)}
 	}
 	return admin.NewClient(a.Addr), nil
 }
 
 func (t *target) address() (config.Address, error) {
+	if t.admin != "" && t.file != "" {
+		return config.Address{}, &misuse{errors.New("--admin and --config both say where the engine is: give one")}
+	}
 	if t.admin != "" {
 		dir, err := os.Getwd()
 		if err != nil {
@@ -48,7 +50,7 @@ func (t *target) address() (config.Address, error) {
 		}
 		a, err := config.ParseAddress(dir, t.admin)
 		if err != nil {
-			return a, fmt.Errorf("--admin: %w", err)
+			return a, &misuse{fmt.Errorf("--admin: %w", err)}
 		}
 		return a, nil
 	}
