@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,10 +47,11 @@ type engine struct {
 // does not run on reactors (DESIGN chapter 2).
 const goroutines = 4
 
-// start builds the engine up to the point where clients can come. If it fails
-// nothing is left running; what is wrong with the configuration's sockets is
-// reported as config.Problems.
-func start(p *plan, stdout io.Writer, log *slog.Logger) (*engine, error) {
+// start builds the engine up to the point where clients can come, and waits for
+// its volumes for as long as ready may have to wait. If it fails nothing is
+// left running; what is wrong with the configuration's sockets is reported as
+// config.Problems.
+func start(ctx context.Context, p *plan, stdout io.Writer, log *slog.Logger) (*engine, error) {
 	e := &engine{plan: p, log: log, stdout: stdout, started: time.Now(),
 		changed: make(chan struct{}, 1), quit: make(chan struct{})}
 	e.sampler.collect = e.collect
@@ -62,13 +65,12 @@ func start(p *plan, stdout io.Writer, log *slog.Logger) (*engine, error) {
 		err = e.listen()
 	}
 	if err == nil {
-		err = e.openDisks()
+		err = e.openDisks(ctx)
 	}
 	if err != nil {
 		e.abandon()
 		return nil, err
 	}
-	e.watch()
 	return e, nil
 }
 
@@ -118,9 +120,32 @@ func (e *engine) makeDisks() error {
 	return nil
 }
 
-// openDisks begins to open every volume.
-func (e *engine) openDisks() error {
+// openDisks opens the volumes and brings their exports up. Those whose storage
+// server is this engine come when the others, on which they may stand, have had
+// their time.
+func (e *engine) openDisks(ctx context.Context) error {
+	e.watch()
+	var own, others []*pluginhost.Disk
 	for _, d := range e.disks {
+		if e.isOwnClient(d) {
+			own = append(own, d)
+		} else {
+			others = append(others, d)
+		}
+	}
+	err := startAll(others)
+	if err == nil && len(own) > 0 {
+		e.settle(ctx, ownPatience, func(x *export) bool { return !slices.Contains(own, x.disk) })
+		err = startAll(own)
+	}
+	if err == nil {
+		e.settle(ctx, readyPatience, func(*export) bool { return true })
+	}
+	return err
+}
+
+func startAll(disks []*pluginhost.Disk) error {
+	for _, d := range disks {
 		if err := d.Start(); err != nil {
 			return err
 		}

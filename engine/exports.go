@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,8 +14,12 @@ import (
 	"blockengine/frontends/nbd"
 )
 
-// readyPatience is how long ready waits for volumes that are being opened.
-const readyPatience = 3 * time.Second
+// How long ready waits for volumes that are being opened: for all of them, and
+// before that for those that may be served to others of this engine.
+const (
+	readyPatience = 3 * time.Second
+	ownPatience   = time.Second
+)
 
 // export is an export of the configuration. It comes up when its volume's disk
 // has been seen, and stays up from then on.
@@ -44,20 +49,30 @@ func (e *engine) watch() {
 	}
 }
 
-// settle brings up what can be, and goes on until every export is up or cannot
-// be, for readyPatience at most, or ctx ends.
-func (e *engine) settle(ctx context.Context) {
-	patience := time.NewTimer(readyPatience)
-	defer patience.Stop()
-	for !e.bringUp() {
+// settle brings up what can be, until every one of those exports that matter is
+// up or cannot be, or patience or ctx has ended.
+func (e *engine) settle(ctx context.Context, patience time.Duration, matters func(*export) bool) {
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	for {
+		e.bringUp()
+		if !slices.ContainsFunc(e.exports, func(x *export) bool { return matters(x) && x.pending() }) {
+			return
+		}
 		select {
 		case <-e.changed:
-		case <-patience.C:
+		case <-limit.C:
 			return
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// pending tells whether the export is not up and may yet come.
+func (x *export) pending() bool {
+	st, _ := x.disk.Volume.State()
+	return !x.up.Load() && !x.broken.Load() && st != volume.Stopped
 }
 
 // follow goes on with what settle has left, in the background.
@@ -74,18 +89,11 @@ func (e *engine) follow() {
 	})
 }
 
-// bringUp adds the exports whose volumes' disks have been seen by now, and
-// tells whether any may yet come.
-func (e *engine) bringUp() (settled bool) {
-	settled = true
+// bringUp adds the exports whose volumes' disks have been seen by now.
+func (e *engine) bringUp() {
 	for _, x := range e.exports {
-		if x.up.Load() || x.broken.Load() {
-			continue
-		}
 		info, seen := x.disk.Volume.Info()
-		if !seen {
-			st, _ := x.disk.Volume.State()
-			settled = settled && st == volume.Stopped
+		if !seen || !x.pending() {
 			continue
 		}
 		err := x.listener.Add(nbd.Export{Name: x.cfg.Name, Description: x.cfg.Description,
@@ -98,7 +106,6 @@ func (e *engine) bringUp() (settled bool) {
 		x.up.Store(true)
 		e.announce(x, info.Size)
 	}
-	return settled
 }
 
 // announce prints how to connect. Output that nobody reads is no reason to

@@ -60,12 +60,11 @@ func serve(file string, stdout, stderr io.Writer) error {
 		}
 		return err
 	}
-	e, err := start(p, stdout, log)
+	e, err := start(ctx, p, stdout, log)
 	if err != nil {
 		p.close()
 		return err
 	}
-	e.settle(ctx)
 	e.follow()
 	if ctx.Err() == nil {
 		e.sayReady()

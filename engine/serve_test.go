@@ -386,12 +386,20 @@ func TestDemo(t *testing.T) {
 		t.Errorf("volume %+v", v)
 	}
 	r.stop() // with both clients there
-	on, err := os.ReadFile(s.path("run/disk0.img"))
-	if err != nil || !bytes.Equal(on[1<<20:1<<20+len(want)], want) {
+	on := make([]byte, len(want))
+	f, err := os.Open(s.path("run/disk0.img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(on, 1<<20); err != nil || !bytes.Equal(on, want) {
 		t.Errorf("not in the file: %v", err)
 	}
 	r = s.run() // from the cache of compiled plugins
 	r.until("ready")
+	if strings.Contains(r.stderr.String(), "level=WARN") {
+		t.Errorf("the demo warns of something:\n%s", r.stderr)
+	}
 	r.stop()
 }
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -101,9 +100,4 @@ func removeStale(path string) error {
 		return os.Remove(path)
 	}
 	return err
-}
-
-// isPortZero tells a listener whose port the kernel chooses.
-func isPortZero(a config.Address) bool {
-	return a.Network == "tcp" && strings.HasSuffix(a.Addr, ":0")
 }
