@@ -31,20 +31,20 @@ const (
 // conn is the state machine of one connection to a server.
 type conn struct {
 	protocol.Base
-	mask    uint64 // cookies are tags XOR mask
-	phase   phase
-	form    form
-	min     uint32 // the Want in force
-	refused int    // requests that found the table full since the last Ready
-	table   *table // made when login is done
-	pool    pool
-	chunk   statusChunk // the block status chunk that is being received
+	mask  uint64 // cookies are tags XOR mask
+	phase phase
+	form  form
+	min   uint32 // the Want in force
+	table *table // made when login is done
+	pool  pool
+	chunk statusChunk // the block status chunk that is being received
 
 	login        login
 	export       string
 	connections  uint32 // the option; 0: as the engine likes
 	context      uint32 // id of base:allocation
 	hasContext   bool
+	windowed     bool   // a request was refused; since then each free slot is told
 	maxPayload   uint32 // bytes
 	maxEffect    uint64 // longest request without payload; 0: any
 	errorsLogged int

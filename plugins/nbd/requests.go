@@ -56,7 +56,7 @@ func (c *conn) Submit(a *protocol.Actions, batch []protocol.Request) int {
 	for taken < len(batch) {
 		room := maxDepth - c.table.used
 		if room == 0 {
-			c.refused += len(batch) - taken
+			c.windowed = true
 			break
 		}
 		rest := batch[taken:]
@@ -173,8 +173,7 @@ func (c *conn) complete(a *protocol.Actions, s *slot, status block.Status) {
 		c.pool.giveAll(s)
 	}
 	c.table.remove(s)
-	if c.refused > 0 {
-		c.refused--
+	if c.windowed {
 		a.Ready(1)
 	}
 }

@@ -316,14 +316,16 @@ func (x *Executor) taken(n uint64) {
 	x.short, x.credit = true, 0
 }
 
+// uncounted credits are as good as no limit.
+const uncounted = 1024
+
 // ready takes the plugin's word that it can take more.
 func (x *Executor) ready(n uint64) {
 	if !x.short {
 		x.violate("Ready, though nothing was refused")
 		return
 	}
-	x.credit += n
-	if x.credit >= uint64(len(x.order)) {
-		x.short = false // nothing waits any more
+	if x.credit += n; x.credit >= uncounted {
+		x.short = false
 	}
 }
