@@ -122,6 +122,8 @@ type Request struct {
 	tag    uint64
 	filled []bool
 	gone   bool // the plugin has let go of it
+
+	aborted bool // it was asked for
 }
 
 // Tag under which the plugin knows the request.

@@ -102,6 +102,7 @@ func (x *Executor) Wait(batch ...*Request) {
 
 // Abort asks for a request back.
 func (x *Executor) Abort(r *Request) {
+	r.aborted = true
 	put(&x.ev, abi.EvAbort, abi.Abort{Tag: r.tag})
 	x.call()
 }
@@ -286,6 +287,9 @@ func (x *Executor) released(c *abi.Complete) {
 	q := x.owned(c.Tag, c.Kind)
 	if q == nil {
 		return
+	}
+	if !q.aborted {
+		x.violate("it releases a request that nobody wants back")
 	}
 	if c.Status > 1 {
 		x.violate("a release with the outcome %d", c.Status)
