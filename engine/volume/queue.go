@@ -94,6 +94,7 @@ func (q *Queue) deliver() {
 	batch := q.done
 	q.done = q.spare[:0]
 	q.inFlight -= len(batch)
+	q.lane.r.Worked(len(batch))
 	for _, io := range batch {
 		for _, s := range q.stats {
 			if s != nil {
