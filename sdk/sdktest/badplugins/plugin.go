@@ -148,7 +148,7 @@ func (c *conn) Submit(a *protocol.Actions, batch []protocol.Request) int {
 	case LoopForever:
 		loop()
 	case Recurse:
-		sink += recurse(1)
+		sink += 2 * recurse(1)
 	case EatMemory:
 		eatMemory()
 	case Panic:
@@ -287,13 +287,18 @@ var (
 )
 
 func loop() {
-	for {
-		sink++
+	for sink != 1 { // it is even, for ever
+		sink += 2
 	}
 }
 
 //go:noinline
-func recurse(n int) int { return recurse(n+1) + n }
+func recurse(n int) int {
+	if n == 0 { // which it reaches when it has counted through all integers
+		return 0
+	}
+	return recurse(n+1) + n
+}
 
 func eatMemory() {
 	for {
