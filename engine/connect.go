@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"blockengine/engine/config"
 )
@@ -77,12 +79,11 @@ func isWord(c byte) bool {
 // quoteShell writes one word of a shell command. Bytes that a terminal could
 // take for orders are written as $'\xHH' (bash, zsh and ksh).
 func quoteShell(s string) string {
-	plain, printable := s != "", true
+	plain := s != ""
 	for i := range len(s) {
-		c := s[i]
-		plain = plain && (isWord(c) || strings.IndexByte("-._/:@%+=,", c) >= 0)
-		printable = printable && c >= 0x20 && c != 0x7f
+		plain = plain && (isWord(s[i]) || strings.IndexByte("-._/:@%+=,", s[i]) >= 0)
 	}
+	printable := utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 	switch {
 	case plain:
 		return s
@@ -97,7 +98,7 @@ func quoteControl(s string) string {
 	b.WriteString("$'")
 	for i := range len(s) {
 		switch c := s[i]; {
-		case c < 0x20 || c == 0x7f:
+		case c < 0x20 || c >= 0x7f:
 			fmt.Fprintf(&b, `\x%02x`, c)
 		case c == '\'' || c == '\\':
 			b.WriteByte('\\')

@@ -26,7 +26,7 @@ import (
 type engine struct {
 	*plan
 	log     *slog.Logger
-	stdout  io.Writer
+	output  chan string // see print
 	started time.Time
 
 	reactors []*reactor.Reactor
@@ -52,9 +52,10 @@ const goroutines = 4
 // left running; what is wrong with the configuration's sockets is reported as
 // config.Problems.
 func start(ctx context.Context, p *plan, stdout io.Writer, log *slog.Logger) (*engine, error) {
-	e := &engine{plan: p, log: log, stdout: stdout, started: time.Now(),
+	e := &engine{plan: p, log: log, started: time.Now(),
 		changed: make(chan struct{}, 1), quit: make(chan struct{})}
 	e.sampler.collect = e.collect
+	e.print(stdout)
 	if err := e.startReactors(); err != nil {
 		e.stopReactors()
 		return nil, err
@@ -233,6 +234,9 @@ func (e *engine) listenHTTP() config.Problems {
 		ReadHeaderTimeout: httpHeaderTimeout, ReadTimeout: httpTimeout, WriteTimeout: httpTimeout,
 		IdleTimeout: httpIdle, MaxHeaderBytes: httpMaxHeader,
 		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug)}
+	if a := (config.Address{Network: "tcp", Addr: addr}); !a.Loopback() {
+		e.log.Warn("names and figures of volumes can be read by everybody who reaches this address", "http", addr)
+	}
 	e.log.Info("metrics and health", "url", fmt.Sprintf("http://%s/", l.Addr()))
 	go func() {
 		if err := e.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -108,8 +109,7 @@ func (e *engine) bringUp() {
 	}
 }
 
-// announce prints how to connect. Output that nobody reads is no reason to
-// stop serving.
+// announce prints how to connect.
 func (e *engine) announce(x *export, size uint64) {
 	at := x.address()
 	var b strings.Builder
@@ -117,7 +117,19 @@ func (e *engine) announce(x *export, size uint64) {
 	for _, line := range howToConnect(at, x.cfg.Name) {
 		fmt.Fprintf(&b, "    %s\n", line)
 	}
-	_, _ = fmt.Fprint(e.stdout, b.String())
+	e.output <- b.String()
+}
+
+// print writes what is put into output. Somebody who does not read, or no
+// longer, is no reason to stop serving, nor to end without a last flush: so the
+// channel has room for all that there can be.
+func (e *engine) print(to io.Writer) {
+	e.output = make(chan string, len(e.cfg.Exports)+1)
+	go func() {
+		for text := range e.output {
+			_, _ = io.WriteString(to, text)
+		}
+	}()
 }
 
 // sayReady names what is not up, with the reason, and then prints ready.
@@ -140,7 +152,7 @@ func (e *engine) sayReady() {
 		}
 	}
 	b.WriteString("ready\n")
-	_, _ = fmt.Fprint(e.stdout, b.String())
+	e.output <- b.String()
 }
 
 func (e *engine) isExported(d *pluginhost.Disk) bool {

@@ -127,8 +127,8 @@ func collectVolume(ch chan<- prometheus.Metric, v *Volume) {
 	}
 }
 
-// collect gives what was counted of requests. Kinds that never came are left
-// out of the histograms, which are large, but not of the counters.
+// collect gives what was counted of requests. Of kinds that never came only
+// their number is given: an engine may have thousands of idle exports.
 func (k *counts) collect(ch chan<- prometheus.Metric, s *volume.Stats, labels []string) {
 	if s == nil {
 		return
@@ -137,9 +137,9 @@ func (k *counts) collect(ch chan<- prometheus.Metric, s *volume.Stats, labels []
 		o := &s.Ops[op]
 		l := append(append([]string(nil), labels...), op.String())
 		counter(ch, k.requests, o.Requests, l...)
-		counter(ch, k.bytes, o.Bytes, l...)
-		counter(ch, k.failed, o.Errors, l...)
 		if o.Requests > 0 {
+			counter(ch, k.bytes, o.Bytes, l...)
+			counter(ch, k.failed, o.Errors, l...)
 			ch <- histogram(k.latency, o, l)
 		}
 	}
