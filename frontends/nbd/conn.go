@@ -173,8 +173,8 @@ func (c *conn) settle() {
 
 // discardInput waits for the client's end while lingering.
 func (c *conn) discardInput() {
-	k := c.wk.pool.take(c)
-	defer c.wk.pool.drop(k, 1)
+	k := c.wk.pool.take(c, &c.wk.pool.receiving)
+	defer c.wk.drop(k, 1)
 	for range 16 {
 		n, e := sys.RawRead(c.fd, k.mem)
 		switch {
@@ -217,6 +217,7 @@ func (c *conn) bury() {
 	if c.q != nil {
 		c.q.Close()
 		c.export.conns.add(-1)
+		c.wk.s.log.Debug("nbd client disconnected", "export", c.export.Name, "listener", c.l.address)
 	}
 	c.depart()
 	c.wk.s.conns.add(-1)

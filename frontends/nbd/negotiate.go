@@ -1,7 +1,9 @@
 package nbd
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 
 	"blockengine/engine/reactor"
 	"blockengine/engine/sys"
@@ -9,9 +11,17 @@ import (
 	"blockengine/sdk/block"
 )
 
+// stepsPerTurn is how much of the handshake is done before others get their
+// turn; a client that waits for replies never gets there.
+const stepsPerTurn = 64
+
 // negotiate carries the handshake on for as long as there is input.
 func (c *conn) negotiate() {
-	for c.phase == negotiating {
+	for steps := 0; c.phase == negotiating; steps++ {
+		if steps == stepsPerTurn {
+			c.source.Again()
+			return
+		}
 		if !c.sendReplies() {
 			return
 		}
@@ -173,10 +183,13 @@ func (c *conn) transmit() {
 	c.hs = nil
 	c.wk.r.StopTimer(&c.timer)
 	c.phase = transmitting
+	if log := c.wk.s.log; log.Enabled(context.Background(), slog.LevelDebug) {
+		log.Debug("nbd client connected", "export", c.export.Name, "listener", c.l.address, "client", c.peer(), "reactor", c.wk.r.Index())
+	}
 	c.progress = c.wk.r.Now()
 	c.say(h.out[h.sent:])
 	if rest := h.in[h.r:h.w]; len(rest) > 0 {
-		c.rx = c.wk.pool.take(c)
+		c.takeInput()
 		c.w = copy(c.rx.mem, rest)
 	}
 	c.flush()

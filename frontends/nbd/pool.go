@@ -33,6 +33,7 @@ type chunk struct {
 	used  int // sending: bytes given out
 	refs  int
 	owner *conn
+	from  *budget
 }
 
 // buffer is memory for one payload that is too large for a chunk.
@@ -50,12 +51,29 @@ type pool struct {
 	kept     int // bytes of buffers
 	requests []*request
 	extents  [][]block.Extent
-	inUse    int // bytes of chunks and buffers that connections have
 	idle     int // the fewest free chunks since the last trim
+
+	// What is received into and what requests and replies need have budgets
+	// of their own. Else memory full of requests that wait for a place for
+	// their replies would leave no place for a reply.
+	receiving, serving budget
 }
 
-// take gives the connection a chunk, with one reference.
-func (p *pool) take(c *conn) *chunk {
+// budget counts bytes that connections have.
+type budget struct {
+	used, limit int
+}
+
+// newPool makes a pool that connections may take limit bytes of.
+func newPool(limit int) pool {
+	return pool{receiving: budget{limit: limit / 4}, serving: budget{limit: limit - limit/4}}
+}
+
+// inUse is how many bytes connections have in all.
+func (p *pool) inUse() int { return p.receiving.used + p.serving.used }
+
+// take gives the connection a chunk at the expense of b, with one reference.
+func (p *pool) take(c *conn, b *budget) *chunk {
 	var k *chunk
 	if n := len(p.chunks); n > 0 {
 		k = p.chunks[n-1]
@@ -65,9 +83,9 @@ func (p *pool) take(c *conn) *chunk {
 		k = &chunk{mem: make([]byte, chunkBytes)}
 		p.idle = 0
 	}
-	k.refs, k.used, k.owner = 1, 0, c
+	k.refs, k.used, k.owner, k.from = 1, 0, c, b
 	c.mem += chunkBytes
-	p.inUse += chunkBytes
+	b.used += chunkBytes
 	return k
 }
 
@@ -77,8 +95,8 @@ func (p *pool) drop(k *chunk, n int) {
 		return
 	}
 	k.owner.mem -= chunkBytes
-	k.owner = nil
-	p.inUse -= chunkBytes
+	k.from.used -= chunkBytes
+	k.owner, k.from = nil, nil
 	if len(p.chunks) < keepChunks {
 		p.chunks = append(p.chunks, k)
 	}
@@ -95,7 +113,7 @@ func bufferSize(n int) (index, bytes int) {
 func (p *pool) takeBuffer(c *conn, n int) *buffer {
 	i, bytes := bufferSize(n)
 	c.mem += bytes
-	p.inUse += bytes
+	p.serving.used += bytes
 	free := p.buffers[i]
 	if len(free) == 0 {
 		return &buffer{mem: make([]byte, bytes), size: i, owner: c}
@@ -111,7 +129,7 @@ func (p *pool) takeBuffer(c *conn, n int) *buffer {
 func (p *pool) dropBuffer(b *buffer) {
 	b.owner.mem -= len(b.mem)
 	b.owner = nil
-	p.inUse -= len(b.mem)
+	p.serving.used -= len(b.mem)
 	if p.kept+len(b.mem) <= keepBuffers {
 		p.kept += len(b.mem)
 		p.buffers[b.size] = append(p.buffers[b.size], b)

@@ -218,7 +218,7 @@ func (c *conn) makeRoom() bool {
 	if c.cur != nil {
 		// Only what frees this payload's buffer may not wait for memory.
 		if c.rx == nil {
-			c.rx, c.r, c.w = c.wk.pool.take(c), 0, 0
+			c.takeInput()
 		}
 		if c.rx.refs == 1 {
 			c.r, c.w = 0, 0
@@ -226,10 +226,10 @@ func (c *conn) makeRoom() bool {
 		return true
 	}
 	if c.rx == nil {
-		if !c.admit(chunkBytes, c.wk.limit/2) {
+		if !c.admit(chunkBytes, &c.wk.pool.receiving) {
 			return false
 		}
-		c.rx, c.r, c.w = c.wk.pool.take(c), 0, 0
+		c.takeInput()
 		return true
 	}
 	if c.r == c.w && c.rx.refs == 1 {
@@ -246,25 +246,29 @@ func (c *conn) makeRoom() bool {
 		return true
 	}
 	// Payloads that the volume has lie in front.
-	if !c.admit(chunkBytes, c.wk.limit/2) {
+	if !c.admit(chunkBytes, &c.wk.pool.receiving) {
 		return false
 	}
-	next := c.wk.pool.take(c)
-	copy(next.mem, c.rx.mem[c.r:c.w])
-	c.wk.drop(c.rx, 1)
-	c.rx, c.r, c.w = next, 0, left
+	before, from := c.rx, c.r
+	c.takeInput()
+	c.w = copy(c.rx.mem, before.mem[from:from+left])
+	c.wk.drop(before, 1)
 	return true
 }
 
-// admit asks for n bytes more while the reactor's connections have less than
-// limit. Without them the connection stalls, until others, or its own
-// requests, have given some back.
-func (c *conn) admit(n, limit int) bool {
+// takeInput begins a chunk to receive into.
+func (c *conn) takeInput() {
+	c.rx, c.r, c.w = c.wk.pool.take(c, &c.wk.pool.receiving), 0, 0
+}
+
+// admit asks for n bytes of a budget. Without them the connection stalls,
+// until others, or its own requests, have given some back.
+func (c *conn) admit(n int, b *budget) bool {
 	if c.mem+n > connMemory {
 		c.blocked = true
 		return false
 	}
-	if c.wk.pool.inUse+n > limit {
+	if b.used+n > b.limit {
 		c.wk.wait(c)
 		return false
 	}

@@ -153,7 +153,7 @@ func (c *conn) beginRead(h *header) outcome {
 	if n > inlineBytes {
 		return c.beginLargeRead(h)
 	}
-	if !c.fits(room+n) && !c.admit(chunkBytes, c.wk.limit) {
+	if !c.fits(room+n) && !c.admit(chunkBytes, &c.wk.pool.serving) {
 		return stalled
 	}
 	q := c.newRequest(h)
@@ -169,7 +169,7 @@ func (c *conn) beginRead(h *header) outcome {
 func (c *conn) beginLargeRead(h *header) outcome {
 	n, room := int(h.length), c.readRoom()
 	_, bytes := bufferSize(n)
-	if !c.admit(bytes+chunkBytes, c.wk.limit) {
+	if !c.admit(bytes+chunkBytes, &c.wk.pool.serving) {
 		return stalled
 	}
 	q := c.newRequest(h)
@@ -229,7 +229,7 @@ func (c *conn) beginWrite(h *header) outcome {
 func (c *conn) beginLargeWrite(h *header, have int) outcome {
 	n := int(h.length)
 	_, bytes := bufferSize(n)
-	if !c.admit(bytes+chunkBytes, c.wk.limit) {
+	if !c.admit(bytes+chunkBytes, &c.wk.pool.serving) {
 		return stalled
 	}
 	q := c.newRequest(h)

@@ -84,8 +84,8 @@ func (r *rig) end() {
 	}
 	for i, w := range r.s.workers {
 		w.r.Do(func() {
-			if w.pool.inUse != 0 || len(w.conns) != 0 || w.load.Load() != 0 || len(w.waiting) != 0 {
-				r.t.Errorf("reactor %d: left over: %d bytes, %d connections, load %d, %d waiting", i, w.pool.inUse, len(w.conns), w.load.Load(), len(w.waiting))
+			if w.pool.inUse() != 0 || len(w.conns) != 0 || w.load.Load() != 0 || len(w.waiting) != 0 {
+				r.t.Errorf("reactor %d: left over: %d bytes, %d connections, load %d, %d waiting", i, w.pool.inUse(), len(w.conns), w.load.Load(), len(w.waiting))
 			}
 		})
 	}

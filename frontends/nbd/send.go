@@ -50,12 +50,12 @@ func (c *conn) fits(n int) bool {
 func (c *conn) place(n int) (k *chunk, at int) {
 	switch {
 	case c.tx == nil:
-		c.tx = c.wk.pool.take(c)
+		c.tx = c.wk.pool.take(c, &c.wk.pool.serving)
 	case c.tx.refs == 1:
 		c.tx.used = 0 // nothing in it is needed any more
 	case c.tx.used+n > chunkBytes:
 		c.wk.drop(c.tx, 1)
-		c.tx = c.wk.pool.take(c)
+		c.tx = c.wk.pool.take(c, &c.wk.pool.serving)
 	}
 	k, at = c.tx, c.tx.used
 	k.used += n

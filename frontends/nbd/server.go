@@ -155,7 +155,6 @@ type worker struct {
 	s       *Server
 	r       *reactor.Reactor
 	pool    pool
-	limit   int // bytes that pool.inUse may reach
 	conns   map[*conn]struct{}
 	tallies map[*export]*tally
 	out     iovecs
@@ -167,7 +166,7 @@ type worker struct {
 	load    atomic.Int64  // connections here or on their way here
 }
 
-// minWorkerMemory lets the largest request through beside others.
+// minWorkerMemory lets the largest request through, beside others.
 const minWorkerMemory = 64 << 20
 
 // tally counts an export's requests on one reactor.
@@ -176,7 +175,7 @@ type tally struct {
 }
 
 func newWorker(s *Server, r *reactor.Reactor, limit int) *worker {
-	w := &worker{s: s, r: r, limit: limit, conns: map[*conn]struct{}{}, tallies: map[*export]*tally{}, stall: stallTime}
+	w := &worker{s: s, r: r, pool: newPool(limit), conns: map[*conn]struct{}{}, tallies: map[*export]*tally{}, stall: stallTime}
 	w.waker.Run = w.wake
 	w.trimmer.Fire = w.trim
 	w.starved.Fire = w.relieve
