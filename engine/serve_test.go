@@ -451,3 +451,50 @@ func TestSamplerIsBounded(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 }
+
+// Whoever has started the engine and does not read what it prints gets the
+// same service and the same end.
+func TestUnreadStdout(t *testing.T) {
+	var config strings.Builder
+	config.WriteString("HEAD\n" + memoryVolume)
+	for i := range 1000 { // together more than a pipe holds
+		config.WriteString(strings.Replace(memoryExport, `"m"`, fmt.Sprintf(`"m%d"`, i), 1))
+	}
+	s := newSite(t, config.String())
+	r := &server{site: s, lines: make(chan string), stderr: &lockedBuffer{}}
+	close(r.lines)
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pr.Close()
+	r.start(pw)
+	_ = pw.Close()
+	nbdtest.WaitFor(t, "the last export", func() bool {
+		c, err := nbdtest.Dial("unix", s.path("run/nbd.sock"), nbdtest.Options{Export: "m999"})
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+	r.stop()
+}
+
+// A server that never came is no reason to wait, nor for a failure.
+func TestDrainWithoutServer(t *testing.T) {
+	s := newSite(t, "HEAD\n"+nbdVolume("unix:none.sock"))
+	r := s.run()
+	r.until("ready")
+	r.stop()
+}
+
+// A signal that comes while the engine waits for volumes ends it, too.
+func TestSignalDuringStart(t *testing.T) {
+	s := newSite(t, "HEAD\n"+memoryVolume+memoryExport+nbdVolume("unix:none.sock"))
+	r := s.run()
+	r.until(`export "m"`) // and far keeps ready waiting
+	r.stop()
+	if out := strings.Join(r.seen, "\n"); strings.Contains(out, "ready") {
+		t.Errorf("an engine that was told to end says that it is ready:\n%s", out)
+	}
+}
