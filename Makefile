@@ -1,0 +1,70 @@
+# Needs Go, make and a shell; what else tests and benchmark use is found or
+# installed by install-deps. See CONTRIBUTING.md.
+
+GO       ?= go
+FUZZTIME ?= 10s
+CONFIG   ?= engine.toml
+BENCH    ?=
+
+# A checkout without its version control, or with another user's, builds too.
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
+# Some programs that tests run live where an ordinary user's PATH does not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+export GO FUZZTIME
+
+WASM_MAINS := $(wildcard plugins/*/wasm)
+WASM_ENV   := GOOS=wasip1 GOARCH=wasm
+
+.PHONY: help run build engine plugins test check race fuzz bench install-deps clean
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-14s%s\n' "$$name" "$$text"; done
+
+run: build ## build everything and serve CONFIG (engine.toml) until Ctrl-C
+	@scripts/run.sh build/engine run -c $(CONFIG)
+
+build: engine plugins ## build/engine and build/plugins/*.wasm
+
+# The go tool knows better than make what is up to date, so it is always asked.
+engine:
+	@mkdir -p build
+	$(GO) build -o build/engine ./engine
+
+plugins: $(WASM_MAINS:plugins/%/wasm=build/plugins/%.wasm) ## compile the protocol plugins to WebAssembly
+
+build/plugins/%.wasm: force
+	@mkdir -p $(@D)
+	$(WASM_ENV) $(GO) build -buildmode=c-shared -trimpath -ldflags="-s -w" -o $@ ./plugins/$*/wasm
+
+.PHONY: force
+force:
+
+test: install-deps ## all tests
+	$(GO) test ./...
+
+check: ## formatting, vet and staticcheck, of the guests' code too
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
+		echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(WASM_ENV) $(GO) vet ./sdk/block ./sdk/abi ./sdk/manifest ./sdk/protocol ./sdk/wasm $(WASM_MAINS:%=./%)
+	$(GO) tool staticcheck ./...
+
+# Left out: tests of one goroutine that only read source or rewrite modules.
+RACE_EXCEPT := /internal/archtest$$|/pluginhost/wasm/meter$$
+
+race: ## tests under the race detector, the engine under test included
+	E2E_RACE=1 $(GO) test -race -p 2 $$($(GO) list ./... | grep -vE '$(RACE_EXCEPT)')
+
+fuzz: ## every fuzz target for FUZZTIME (10s) each
+	@scripts/fuzz.sh
+
+bench: build install-deps ## engine and peers, side by side; BENCH="-quick -run memory" passes flags
+	$(GO) build -o build/bench ./bench
+	build/bench $(BENCH)
+
+install-deps: ## find or install the programs that tests and benchmark use
+	@scripts/install-deps.sh
+
+clean: ## remove what was built
+	rm -rf build
