@@ -20,8 +20,8 @@ const (
 	ActExtent   = 10 // Extent: one more extent of a block status
 	ActComplete = 11 // Complete: a request is finished
 	ActReleased = 12 // Complete: the answer to Abort
-	ActTaken    = 13 // Count: how many of the offered requests were taken
-	ActReady    = 14 // Count: so many more can be taken
+	ActTaken    = 13 // Count: how many of the call's requests were taken, if not all
+	ActReady    = 14 // Count: so many more can be taken; counted from the first Taken on
 	ActData     = 15 // Payload: bytes for a read's payload, from a plugin that transforms
 
 	// The connection and its session.

@@ -67,8 +67,10 @@ type Request struct {
 }
 
 // Received carries a window of the stream: Len bytes, inline, the first of
-// them at Offset. A window that does not start at the stream position that the
-// plugin has reached is to be ignored; the engine hands those bytes in again.
+// them at Offset. The plugin looks at it from the stream position on that it
+// has reached. A window that does not contain that position, which is a wrong
+// guess of the engine, is to be ignored; one that starts before it may be. The
+// engine hands those bytes in again.
 type Received struct {
 	Header
 	Offset uint64

@@ -35,7 +35,9 @@ type Conn interface {
 	// end says Limits, after which requests come.
 	Opened(a *Actions, o *Opened)
 	// Submit offers a batch and returns how many of it, from the start, were
-	// taken. The others are offered again after Ready.
+	// taken; with the others it must do nothing. From the first refusal on the
+	// engine offers no more than Ready has granted since: give Ready for every
+	// place that gets free.
 	Submit(a *Actions, batch []Request) (taken int)
 	// Received looks at the stream from the current position on and returns
 	// how many bytes it consumed. Actions about the received stream (Receive,
