@@ -232,7 +232,11 @@ func (l *Listener) accept() {
 			return
 		case sys.EINTR, sys.ECONNABORTED:
 		case sys.EMFILE, sys.ENFILE:
-			if !l.turnAway() {
+			switch l.turnAway() {
+			case 0:
+			case sys.EAGAIN: // without a descriptor the kernel does not say so
+				return
+			default:
 				l.pause(e)
 				return
 			}
@@ -245,24 +249,25 @@ func (l *Listener) accept() {
 }
 
 // turnAway uses the spare descriptor to accept and close one connection, so
-// that its client hears of it and the queue does not stand still.
-func (l *Listener) turnAway() bool {
+// that its client hears of it and the queue does not stand still. It gives
+// what the kernel said; EAGAIN: nobody is waiting.
+func (l *Listener) turnAway() sys.Errno {
 	if l.spare < 0 {
-		return false
+		return sys.EMFILE
 	}
 	_ = sys.Close(l.spare)
 	fd, e := sys.Accept(l.fd)
 	if e == 0 {
 		_ = sys.Close(fd)
 		l.refused.Add(1)
+		l.s.quiet.warn("nbd: connection refused: no file descriptors left; raise the limit on open files (ulimit -n, LimitNOFILE)", "listener", l.address)
 	}
 	var err error
 	if l.spare, err = sys.OpenSpare(); err != nil {
 		l.spare = -1
-		return false
+		return sys.EMFILE
 	}
-	l.s.quiet.warn("nbd: connection refused: no file descriptors left; raise the limit on open files (ulimit -n, LimitNOFILE)", "listener", l.address)
-	return true
+	return e
 }
 
 // pause tries again later: the cause is outside, and without a new connection
