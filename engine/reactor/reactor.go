@@ -44,7 +44,8 @@ type Reactor struct {
 	events  [128]sys.EpollEvent
 
 	mail     mailbox
-	sleeping atomic.Bool // in, or about to enter, a call that sleeps
+	sleeping atomic.Bool  // in, or about to enter, a call that sleeps
+	wakers   atomic.Int32 // who is about to write to wakeFD
 	stop     atomic.Bool
 	done     chan struct{}
 
@@ -99,6 +100,11 @@ func (r *Reactor) Stop() {
 	r.stop.Store(true)
 	r.wake()
 	<-r.done
+	// The loop ends awake, so nobody begins to wake it any more; whoever has
+	// begun must not write to a descriptor that is another's by then.
+	for r.wakers.Load() != 0 {
+		runtime.Gosched()
+	}
 	_ = sys.Close(r.wakeFD)
 	_ = sys.Close(r.ep)
 }
@@ -217,12 +223,17 @@ func (r *Reactor) Post(m Mail) {
 	r.mail.in = append(r.mail.in, m)
 	r.mail.pending.Store(true)
 	r.mail.mu.Unlock()
-	if r.sleeping.Load() && r.sleeping.CompareAndSwap(true, false) {
-		r.wake()
+	if r.sleeping.Load() {
+		r.wakers.Add(1)
+		if r.sleeping.CompareAndSwap(true, false) {
+			r.wake()
+		}
+		r.wakers.Add(-1)
 	}
 }
 
-// Do runs f on the reactor and waits for it, or until the reactor has stopped.
+// Do runs f on the reactor and waits for it, or until the reactor has stopped;
+// it reports whether f ran.
 // Safe from any goroutine but a reactor's.
 func (r *Reactor) Do(f func()) bool {
 	ran := make(chan struct{})
@@ -231,6 +242,11 @@ func (r *Reactor) Do(f func()) bool {
 	case <-ran:
 		return true
 	case <-r.done:
+	}
+	select {
+	case <-ran: // both were so, and f is done
+		return true
+	default:
 		return false
 	}
 }
