@@ -39,8 +39,9 @@ func (r *Reactor) Add(fd int, events uint32, h Handler) (*Source, error) {
 	return s, nil
 }
 
-// Again asks for Ready to be called in the next turn whether or not the kernel
-// has news: for handlers that stop early so that others get their turn.
+// Again asks for Ready to be called once more, whether or not the kernel has
+// news: for handlers that stop early so that others get their turn. It comes
+// when all events that are there now have been handled.
 func (s *Source) Again() {
 	if s.reactor == nil || s.queued {
 		return
