@@ -33,7 +33,7 @@ func (a Address) Resolve(ctx context.Context) (sys.SocketAddr, error) {
 		return sys.SocketAddr{}, fmt.Errorf("%s: %w: write tcp:HOST:PORT", a, err)
 	}
 	p, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
+	if err != nil || p == 0 {
 		return sys.SocketAddr{}, fmt.Errorf("%s: port %q is no number from 1 to 65535", a, port)
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -52,27 +52,44 @@ func (a Address) Resolve(ctx context.Context) (sys.SocketAddr, error) {
 // ErrConnectTimeout says that a server did not accept a connection in time.
 var ErrConnectTimeout = errors.New("no connection within the time allowed: is the server's host up, and no firewall between?")
 
+// ErrBacklogFull says that a Unix socket's server is there, but that the queue
+// of connections that it has not accepted stayed full for the time allowed.
+var ErrBacklogFull = errors.New("the server accepts no connections: those that wait for it fill its queue; is it stuck?")
+
+// retryFull is the time after which a Unix socket whose queue was full is tried
+// again: the kernel does not tell when there is room.
+const retryFull = 10 * time.Millisecond
+
 // Dialer makes one connection on a reactor.
 type Dialer struct {
-	r     *reactor.Reactor
-	addr  sys.SocketAddr
-	fd    int
-	src   *reactor.Source
-	timer reactor.Timer
-	done  func(fd int, err error)
+	r        *reactor.Reactor
+	addr     sys.SocketAddr
+	fd       int
+	src      *reactor.Source
+	timer    reactor.Timer
+	deadline int64 // on the reactor's clock
+	done     func(fd int, err error)
 }
 
 // Dial connects to addr and calls done once, on r, with a non-blocking
 // descriptor or an error. Cancel on the Dialer that it returns prevents that.
 func Dial(r *reactor.Reactor, addr sys.SocketAddr, timeout time.Duration, done func(fd int, err error)) *Dialer {
-	d := &Dialer{r: r, addr: addr, fd: -1, done: done}
-	d.timer.Fire = func() { d.begin(timeout) }
+	d := &Dialer{r: r, addr: addr, fd: -1, deadline: r.Now() + int64(timeout), done: done}
+	d.timer.Fire = d.begin
 	r.StartTimer(&d.timer, 0) // so that done is never called from within Dial
 	return d
 }
 
-func (d *Dialer) begin(timeout time.Duration) {
+func (d *Dialer) begin() {
 	fd, pending, err := sys.Connect(d.addr)
+	left := time.Duration(d.deadline - d.r.Now())
+	if d.addr.Path != "" && errors.Is(err, sys.EAGAIN) {
+		if left > 0 {
+			d.r.StartTimer(&d.timer, min(left, retryFull))
+			return
+		}
+		err = fmt.Errorf("connect %s: %w", d.addr, ErrBacklogFull)
+	}
 	if err != nil {
 		d.done(-1, err)
 		return
@@ -83,7 +100,7 @@ func (d *Dialer) begin(timeout time.Duration) {
 		return
 	}
 	d.timer.Fire = func() { d.finish(fmt.Errorf("connect %s: %w", d.addr, ErrConnectTimeout)) }
-	d.r.StartTimer(&d.timer, timeout)
+	d.r.StartTimer(&d.timer, left)
 	if d.src, err = d.r.Add(fd, sys.EpollOut, d); err != nil {
 		d.finish(err)
 	}
