@@ -187,7 +187,9 @@ func (s *Stream) newChunk() *chunk {
 // Lend queues b without copying it. Lender.Returned ends the loan.
 func (s *Stream) Lend(b []byte, loan uint32) {
 	if len(b) == 0 {
-		s.lender.Returned(loan)
+		if loan != NoLoan {
+			s.lender.Returned(loan)
+		}
 		return
 	}
 	s.queued += uint64(len(b))
@@ -235,9 +237,10 @@ func (s *Stream) Flush() sys.Errno {
 	return 0
 }
 
-// taken drops n bytes from the front of the queue.
+// taken drops n bytes from the front of the queue. A lender that is told may
+// close the stream, which drops the rest.
 func (s *Stream) taken(n int) {
-	for n > 0 {
+	for n > 0 && s.head < len(s.queue) {
 		p := &s.queue[s.head]
 		if n < p.n {
 			p.base = (*byte)(unsafe.Add(unsafe.Pointer(p.base), n))
