@@ -19,14 +19,16 @@ const (
 // modelLoad is a load of many clients of one export whose history is judged.
 // Every block is written by one client, which waits for each answer: two writes
 // that are outstanding together and overlap may land in either order, again at
-// a replay, and no register explains that. All clients read all blocks.
+// a replay, and no register explains that. All clients read all blocks, unless
+// own is set: a store that moves bytes under a read that is on its way, as a page
+// cache does, promises no whole blocks to it.
 type modelLoad struct {
 	t       *testing.T
 	e       *engine
 	export  string
 	clients int
-	resend  bool // a client whose connection ends makes a new one and sends again
-	rec     *nbdtest.Recorder
+	loadOptions
+	rec *nbdtest.Recorder
 
 	stop     atomic.Bool
 	done     sync.WaitGroup
@@ -35,9 +37,14 @@ type modelLoad struct {
 	resent   atomic.Int64
 }
 
-func startModel(t *testing.T, e *engine, export string, clients int, resend bool) *modelLoad {
+type loadOptions struct {
+	resend bool // a client whose connection ends makes a new one and sends again
+	own    bool // clients read only what they write
+}
+
+func startModel(t *testing.T, e *engine, export string, clients int, o loadOptions) *modelLoad {
 	t.Helper()
-	m := &modelLoad{t: t, e: e, export: export, clients: clients, resend: resend,
+	m := &modelLoad{t: t, e: e, export: export, clients: clients, loadOptions: o,
 		rec: nbdtest.NewRecorder(modelBlock, rand.Uint64())}
 	for i := range clients {
 		m.done.Go(func() { m.client(i) })
@@ -135,7 +142,11 @@ func (m *modelLoad) next(n int) (op *nbdtest.HistoryOp, do func(c *nbdtest.Clien
 			return nil, c.Write(op.Offset(), op.Payload(), fua)
 		}
 	default:
-		op = m.rec.BeginRead(n, uint64(rand.IntN(m.clients*modelBlocks-count+1)), count)
+		from := uint64(rand.IntN(m.clients*modelBlocks - count + 1))
+		if m.own {
+			from = own
+		}
+		op = m.rec.BeginRead(n, from, count)
 		return op, func(c *nbdtest.Client) ([]byte, error) {
 			return c.Read(op.Offset(), int(op.Length()), 0)
 		}
@@ -159,7 +170,7 @@ func TestModelUnderFaults(t *testing.T) {
 			t.Parallel()
 			s := nbdtest.StartServer(t, nbdtest.ServerOptions{Exports: []nbdtest.Export{{Disk: nbdtest.NewDisk(8 << 20)}}})
 			e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{nbdVolume("disk", s.Addr(), trusting(timeout, "1500ms"))}})
-			m := startModel(t, e, "disk", 8, false)
+			m := startModel(t, e, "disk", 8, loadOptions{})
 			every(200*time.Millisecond, loadTime(6*time.Second), func(int) { misbehave(s) })
 			m.end()
 			v := e.volume("disk")
@@ -207,7 +218,7 @@ func TestModelNbdkitKilled(t *testing.T) {
 	t.Parallel()
 	server := nbdtest.StartNbdkit(t, "file", nbdtest.Image(t, 8<<20, nil))
 	e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{nbdVolume("disk", server.Addr(), trusting("30s", "0s"))}})
-	m := startModel(t, e, "disk", 8, false)
+	m := startModel(t, e, "disk", 8, loadOptions{own: true})
 	every(500*time.Millisecond, loadTime(4*time.Second), func(int) {
 		server.Kill()
 		server.Restart()
@@ -230,7 +241,7 @@ func TestModelEngineKilled(t *testing.T) {
 	s := nbdtest.StartServer(t, nbdtest.ServerOptions{BadClients: true, // half a request is sent by who is killed
 		Exports: []nbdtest.Export{{Disk: nbdtest.NewDisk(8 << 20)}}})
 	e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{nbdVolume("disk", s.Addr(), trusting("30s", "1s"))}})
-	m := startModel(t, e, "disk", 8, true)
+	m := startModel(t, e, "disk", 8, loadOptions{resend: true})
 	every(700*time.Millisecond, loadTime(3*time.Second), func(int) {
 		e.kill()
 		nbdtest.WaitFor(t, "the server to be done with the dead engine", func() bool { return s.Conns() == 0 })
