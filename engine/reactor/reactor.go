@@ -36,6 +36,7 @@ type Reactor struct {
 	sources []*Source
 	free    []uint32 // unused places in sources
 	retired []uint32 // freed in this turn, usable from the next
+	worked  int      // requests that this turn has begun or ended
 	again   []*Source
 	runs    []*Source // the other buffer of again
 	defers  deferList
@@ -78,6 +79,10 @@ func (r *Reactor) Index() int { return r.index }
 // Now is the monotonic time in ns at which this turn began.
 func (r *Reactor) Now() int64 { return r.now }
 
+// Worked tells that n requests have begun or ended. A turn that brings many
+// says that their sender does not wait for each: see run.
+func (r *Reactor) Worked(n int) { r.worked += n }
+
 // Start runs the loop on a thread of its own. Safe from any goroutine, once.
 func (r *Reactor) Start() {
 	started := make(chan struct{})
@@ -109,6 +114,12 @@ func (r *Reactor) Stop() {
 	_ = sys.Close(r.ep)
 }
 
+// deepTurn is how many requests begun and ended in one turn show a deep queue.
+const deepTurn = 8
+
+// run is the loop. Spinning shortens the wait of a sender that has one request
+// at a time under way. With a deep queue nobody waits for the next turn;
+// sleeping lets more come together for it, and costs a wake-up for all of them.
 func (r *Reactor) run() {
 	lastBusy := r.now
 	for !r.stop.Load() {
@@ -125,9 +136,13 @@ func (r *Reactor) run() {
 		r.free = append(r.free, r.retired...)
 		r.retired = r.retired[:0]
 		r.turns.Store(r.turns.Load() + 1)
-		if busy {
+		switch {
+		case r.worked >= deepTurn:
+			lastBusy = r.now - r.spin
+		case busy:
 			lastBusy = r.now
 		}
+		r.worked = 0
 	}
 }
 

@@ -43,6 +43,10 @@ type channel struct {
 	lastAck atomic.Int64 // when a write that a flush must cover was acknowledged, ns
 	flushed atomic.Int64 // a flush that was acknowledged here began then
 
+	up      atomic.Bool // the connection is online
+	without bool        // it cannot be had, though others can: see share.go
+	ex      exchange
+
 	said   string // the last complaint, and when
 	saidAt int64
 
@@ -63,10 +67,16 @@ func newChannel(s *Session, r *reactor.Reactor) *channel {
 func (c *channel) Submit(batch []*volume.IO) {
 	deadline := c.r.Now() + int64(c.s.opt.Timeout)
 	for _, io := range batch {
-		c.seq++
-		io.Lower = volume.LowerState{Seq: c.seq, Deadline: deadline}
-		c.waiting.pushBack(io)
+		io.Lower = volume.LowerState{Deadline: deadline}
+		c.enqueue(io)
 	}
+}
+
+// enqueue puts a request behind those that wait.
+func (c *channel) enqueue(io *volume.IO) {
+	c.seq++
+	io.Lower.Seq = c.seq
+	c.waiting.pushBack(io)
 	c.r.Defer(&c.submit)
 	if !c.tick.Running() {
 		c.r.StartTimer(&c.tick, c.tickEvery())
@@ -84,7 +94,9 @@ func (c *channel) dispatch() {
 	}
 	if cn := c.conn; cn != nil && cn.state == online {
 		cn.submitWaiting()
+		return
 	}
+	c.handOver()
 }
 
 // unpark lets parked writes try again, in their order.
@@ -104,6 +116,10 @@ func (c *channel) finish(io *volume.IO, st block.Status) {
 		c.s.resolved(io)
 	}
 	io.Status = st
+	if origin, ok := io.Lower.Origin.(*channel); ok {
+		origin.leave(&origin.ex.returned, io)
+		return
+	}
 	c.done.Complete(io)
 }
 

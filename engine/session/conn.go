@@ -166,6 +166,8 @@ func (cn *conn) goOnline(maxConns uint32, depth uint32) {
 	}
 	cn.makeSlots(n)
 	cn.state = online
+	c.up.Store(true)
+	c.without = false
 	c.onlineAt = c.r.Now()
 	s.online.Add(1)
 	s.mu.Lock()
@@ -244,6 +246,9 @@ func (cn *conn) lose(l loss) {
 	}
 	if was == online {
 		s.online.Add(-1)
+		c.up.Store(false)
+	} else if was != leaving {
+		c.without = true
 	}
 	if was != leaving || l.text != "" {
 		s.failed(l.text)
@@ -462,6 +467,7 @@ func (cn *conn) goodbye() {
 		return
 	}
 	cn.s().online.Add(-1)
+	cn.ch.up.Store(false)
 	cn.state = leaving
 	cn.timer.Fire = func() { cn.lose(loss{text: "the server did not close after the goodbye"}) }
 	cn.ch.r.StartTimer(&cn.timer, goodbyeTimeout)

@@ -304,3 +304,23 @@ func TestSeveralConnections(t *testing.T) {
 		t.Fatal("a server without multi-conn got more than one")
 	}
 }
+
+// A server that promises several connections and admits one.
+func TestPromiseOfConnectionsThatIsNotKept(t *testing.T) {
+	s, r := serve(t, nbdtest.ServerOptions{Negotiation: nbdtest.Negotiation{MaxClients: 1, CloseExcess: true}},
+		rigOptions{reactors: 2, trust: true})
+	a, b := r.open(0), r.open(1)
+	for i := range uint64(20) {
+		d := random(65536, i)
+		b.write(i<<16, d)
+		if !bytes.Equal(a.read(i<<16, 65536), d) || !bytes.Equal(b.read(i<<16, 65536), d) {
+			t.Fatal("differs")
+		}
+		if i%5 == 4 {
+			s.KillAll(nbdtest.FIN)
+		}
+	}
+	if st := b.flush(); st != block.OK {
+		t.Fatal(st)
+	}
+}

@@ -36,10 +36,8 @@ type LowerState struct {
 	Seq        uint64 // submission order
 	Deadline   int64  // ns
 	Slot       uint32
-	State      uint8
 	Flags      uint8
-	Pending    int32 // loans of the payload's memory that have not ended
-	Done       block.Status
+	Origin     any // whom it was taken over from
 }
 
 // stage says what completes an IO that the volume carries out in steps.

@@ -58,6 +58,7 @@ func (q *Queue) Submit(batch []*IO) {
 	l := q.lane
 	now := l.r.Now()
 	q.inFlight += len(batch)
+	l.r.Worked(len(batch))
 	for _, io := range batch {
 		io.queue, io.lane, io.parent, io.plan = q, l, nil, nil
 		io.start, io.stage, io.errs = now, stageWhole, block.OK
@@ -93,6 +94,7 @@ func (q *Queue) deliver() {
 	batch := q.done
 	q.done = q.spare[:0]
 	q.inFlight -= len(batch)
+	q.lane.r.Worked(len(batch))
 	for _, io := range batch {
 		for _, s := range q.stats {
 			if s != nil {
