@@ -1,6 +1,8 @@
 package nbd
 
 import (
+	"math/bits"
+
 	"blockengine/sdk/abi"
 	"blockengine/sdk/block"
 	"blockengine/sdk/protocol"
@@ -64,8 +66,10 @@ func (c *conn) data(a *protocol.Actions, b []byte, h *header) (used, need int) {
 	case len(b) < h.size+8:
 		return 0, h.size + 8
 	}
-	from, n := get64(b[h.size:])-s.offset, h.length-8
-	if text := c.describes(s, from, n); text != "" {
+	from, n := bits.ReverseBytes64(native64(b[h.size:]))-s.offset, h.length-8
+	if from == 0 && n == s.length && n == uint64(s.left) {
+		s.left = 0 // the whole read in one piece, as nearly always
+	} else if text := c.describes(s, from, n); text != "" {
 		return c.brokenChunk(a, h, text)
 	}
 	a.Receive(s.tag, from, from+n)

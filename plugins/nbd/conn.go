@@ -118,9 +118,12 @@ func (c *conn) Closed(a *protocol.Actions, reason uint32) {
 
 // want asks for windows of at least n bytes, if that is news.
 func (c *conn) want(a *protocol.Actions, n uint32) {
-	if n == c.min || c.phase == phaseDead {
-		return
+	if n != c.min && c.phase != phaseDead {
+		c.wantOther(a, n)
 	}
+}
+
+func (c *conn) wantOther(a *protocol.Actions, n uint32) {
 	c.min = n
 	limit := uint32(maxWindow)
 	if c.phase != phaseReady {

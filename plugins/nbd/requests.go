@@ -147,7 +147,7 @@ func (c *conn) header(b []byte, word uint32, tag, offset, length uint64) {
 	if c.form == formExtended {
 		b = b[:sizeRequestExt]
 		putNative32(b, bits.ReverseBytes32(magicRequestExt))
-		put64(b[24:], length)
+		putNative64(b[24:], bits.ReverseBytes64(length))
 	} else {
 		b = b[:sizeRequest]
 		putNative32(b, bits.ReverseBytes32(magicRequest))
@@ -155,7 +155,7 @@ func (c *conn) header(b []byte, word uint32, tag, offset, length uint64) {
 	}
 	putNative32(b[4:], word)
 	putNative64(b[8:], tag^c.mask)
-	put64(b[16:], offset)
+	putNative64(b[16:], bits.ReverseBytes64(offset))
 }
 
 // add notes a request as outstanding.
