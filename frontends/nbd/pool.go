@@ -9,7 +9,7 @@ import (
 
 // Sizes of a connection's memory, in bytes.
 const (
-	chunkBytes  = 256 << 10 // what is received and sent goes through chunks
+	chunkBytes  = 128 << 10 // what is received and sent goes through chunks
 	inlineBytes = 64 << 10  // payloads up to this lie in chunks; others may have a buffer
 	bufferLog   = 17        // the smallest buffer: 128 KiB
 	bufferSizes = 9         // up to 32 MiB

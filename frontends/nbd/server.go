@@ -24,9 +24,10 @@ type Options struct {
 	// HandshakeTimeout is how long a client may take to choose an export,
 	// default 10 s.
 	HandshakeTimeout time.Duration
-	// Memory bounds what all connections together hold for payloads, in
-	// bytes, default 512 MiB, at least 64 MiB a reactor. Connections that
-	// want more wait.
+	// Memory bounds what all connections together hold for requests and
+	// replies, in bytes, default 512 MiB, at least 64 MiB a reactor.
+	// Connections that want more wait; one that holds much of it and stands
+	// still for 5 s while others wait is cut.
 	Memory int
 	// SocketMode is the mode of Unix sockets, default 0600: whoever may
 	// write to the socket may use the exports.
