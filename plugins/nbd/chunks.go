@@ -32,7 +32,7 @@ func (c *conn) chunkStart(a *protocol.Actions, b []byte, size int, length uint64
 		return c.stranger(a, b)
 	}
 	if size == sizeReplyExt && get64(b[16:]) != s.offset {
-		return c.broken(a, "a reply to "+describe(s)+" says that the request was at "+decimal(get64(b[16:])))
+		return c.wrongOffset(a, s, get64(b[16:]))
 	}
 	h := header{size: size, kind: get16(b[6:]), done: b[5]&replyDone != 0, length: length, s: s}
 	switch {
@@ -48,9 +48,25 @@ func (c *conn) chunkStart(a *protocol.Actions, b []byte, size int, length uint64
 	case h.kind&chunkErr != 0:
 		return c.failure(a, b, &h)
 	}
-	return c.brokenChunk(a, &h, "has type "+decimal(uint64(h.kind))+", which does not fit what was negotiated")
+	return c.wrongKind(a, &h)
 }
 
+//go:noinline
+func (c *conn) wrongOffset(a *protocol.Actions, s *slot, offset uint64) (used, need int) {
+	return c.broken(a, "a reply to "+describe(s)+" says that the request was at "+decimal(offset))
+}
+
+//go:noinline
+func (c *conn) wrongKind(a *protocol.Actions, h *header) (used, need int) {
+	return c.brokenChunk(a, h, "has type "+decimal(uint64(h.kind))+", which does not fit what was negotiated")
+}
+
+//go:noinline
+func (c *conn) brokenLength(a *protocol.Actions, h *header, text string) (used, need int) {
+	return c.brokenChunk(a, h, text+decimal(h.length))
+}
+
+//go:noinline
 func (c *conn) brokenChunk(a *protocol.Actions, h *header, text string) (used, need int) {
 	return c.broken(a, "a chunk of the reply to "+describe(h.s)+" "+text)
 }
@@ -62,7 +78,7 @@ func (c *conn) data(a *protocol.Actions, b []byte, h *header) (used, need int) {
 	case s.op != block.OpRead:
 		return c.brokenChunk(a, h, "has data")
 	case h.length < 9:
-		return c.brokenChunk(a, h, "has no data: its length is "+decimal(h.length))
+		return c.brokenLength(a, h, "has no data: its length is ")
 	case len(b) < h.size+8:
 		return 0, h.size + 8
 	}

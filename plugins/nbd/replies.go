@@ -70,7 +70,20 @@ func (c *conn) reply(a *protocol.Actions, b []byte) (used, need int) {
 		}
 		return c.chunkStart(a, b, sizeReplyExt, get64(b[24:]))
 	}
+	return c.wrongMagic(a, b)
+}
+
+// Texts are made in functions of their own, because what they need of the stack
+// would be cleared at each entry of the functions that are always run.
+
+//go:noinline
+func (c *conn) wrongMagic(a *protocol.Actions, b []byte) (used, need int) {
 	return c.broken(a, "a reply has the magic number 0x"+hex32(get32(b))+", which does not fit what was negotiated")
+}
+
+//go:noinline
+func (c *conn) wrongForm(a *protocol.Actions, s *slot) (used, need int) {
+	return c.broken(a, "it answers "+describe(s)+" with a simple reply")
 }
 
 // simple handles a simple reply ("Simple reply message").
@@ -90,7 +103,7 @@ func (c *conn) simple(a *protocol.Actions, b []byte) (used, need int) {
 		c.complete(a, s, block.OK)
 		return sizeSimple, directed
 	case s.op == block.OpRead || s.op == block.OpBlockStatus:
-		return c.broken(a, "it answers "+describe(s)+" with a simple reply")
+		return c.wrongForm(a, s)
 	}
 	c.complete(a, s, block.OK)
 	return sizeSimple, 0
@@ -116,6 +129,8 @@ func (c *conn) shutdown(a *protocol.Actions) (used, need int) {
 }
 
 // broken ends the connection over what a server sent.
+//
+//go:noinline
 func (c *conn) broken(a *protocol.Actions, text string) (used, need int) {
 	c.violation(a, text)
 	return 0, directed
@@ -123,6 +138,8 @@ func (c *conn) broken(a *protocol.Actions, text string) (used, need int) {
 
 // stranger ends the connection over a reply to nothing, or to what has been
 // answered already.
+//
+//go:noinline
 func (c *conn) stranger(a *protocol.Actions, b []byte) (used, need int) {
 	return c.broken(a, "a reply names a cookie, 0x"+hex32(get32(b[8:]))+hex32(get32(b[12:]))+
 		", that no outstanding request has")
