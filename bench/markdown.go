@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// columns of the table.
+var columns = []string{"case", "server", "IOPS", "p50 µs", "p99 µs", "server CPU µs/request",
+	"with the server behind", "IOPS ÷ best peer", "CPU ÷ best peer"}
+
+// markdown writes the report for people.
+func (rep *report) markdown() string {
+	var b strings.Builder
+	for _, line := range rep.Machine {
+		fmt.Fprintf(&b, "- %s\n", line)
+	}
+	fmt.Fprintf(&b, "- command: `%s`\n- %s\n", rep.Command, rep.Conditions)
+	b.WriteString("- client: fio's nbd engine, one thread, one connection, Unix socket; one server at a time\n")
+	if len(rep.Rows) > 0 {
+		fmt.Fprintf(&b, "\n| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	}
+	for i := range rep.Rows {
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(rep.Rows[i].cells(), " | "))
+	}
+	section(&b, "CPU per request of the nbd plugin in wasm ÷ the same builtin, round by round:", rep.Sandbox)
+	section(&b, "At rest:", rep.Idle)
+	return b.String()
+}
+
+func section(b *strings.Builder, title string, lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n%s\n\n", title)
+	for _, line := range lines {
+		fmt.Fprintf(b, "- %s\n", line)
+	}
+}
+
+// cells of a row, one a column.
+func (w *row) cells() []string {
+	name := w.Server
+	if w.Ours {
+		name = "**" + name + "**"
+	}
+	cells := []string{w.Case + ", " + w.Load, name}
+	if w.Failed != "" {
+		what := "failed: "
+		if w.Missing {
+			what = "missing: "
+		}
+		// A bar or line break would end the cell.
+		text := strings.ReplaceAll(strings.Join(strings.Fields(w.Failed), " "), "|", `\|`)
+		cells = append(cells, what+text)
+	} else {
+		cells = append(cells, w.IOPS.text("%.0f"), w.P50.text("%.0f"), w.P99.text("%.0f"), w.CPU.text("%.2f"))
+		behind := ""
+		if servers[w.Server].backed {
+			behind = w.TotalCPU.text("%.2f")
+		}
+		cells = append(cells, behind, ratio(w.IOPSRatio), ratio(w.CPURatio))
+	}
+	for len(cells) < len(columns) {
+		cells = append(cells, "")
+	}
+	return cells
+}
+
+// text writes "median (least–most)", or only the median where all are alike.
+func (s spread) text(format string) string {
+	middle, least, most := fmt.Sprintf(format, s.Median), fmt.Sprintf(format, s.Min), fmt.Sprintf(format, s.Max)
+	if least == most {
+		return middle
+	}
+	return fmt.Sprintf("%s (%s–%s)", middle, least, most)
+}
+
+func ratio(r float64) string {
+	if r == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f", r)
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// server is one that is measured: the engine in some configuration, or a peer.
+type server struct {
+	ours       bool
+	backed     bool // a proxy before the storage server
+	sparse     bool // forgets what is written: no use to fill it
+	depth1Only bool // how it waits matters only where it waits
+	start      func(ctx context.Context, at place) (*instance, error)
+}
+
+// place is where a server lives.
+type place struct {
+	settings *settings
+	dir      string // of its own
+	backing  string // socket of the storage server, for proxies
+}
+
+func (p place) socket() string { return filepath.Join(p.dir, "s") }
+
+// instance is a server that runs.
+type instance struct {
+	*process
+	socket string // where it listens
+}
+
+// uri of an export. nbdkit serves its only disk under every name.
+func (in *instance) uri(export string) string {
+	return "nbd+unix:///" + export + "?socket=" + in.socket
+}
+
+// backingServer is what all proxies stand before.
+const backingServer = "nbdkit, memory behind proxies"
+
+var servers = map[string]server{
+	"engine, memory":         {ours: true, start: engineWith("memory", "")},
+	"engine, memory, poll 0": {ours: true, start: engineWith("memory", "0"), depth1Only: true},
+	"engine, null":           {ours: true, sparse: true, start: engineWith("null", "")},
+	"engine, null, poll 0":   {ours: true, sparse: true, start: engineWith("null", "0"), depth1Only: true},
+	"engine, nbd in wasm":    {ours: true, backed: true, start: engineWith("nbdwasm", "")},
+	"engine, nbd builtin":    {ours: true, backed: true, start: engineWith("nbd", "")},
+
+	"nbdkit, memory": {start: nbdkit("memory", strconv.Itoa(diskSize))},
+	"nbdkit, null":   {sparse: true, start: nbdkit("null", strconv.Itoa(diskSize))},
+	"nbdkit, nbd":    {backed: true, start: nbdkitProxy},
+	backingServer:    {start: nbdkit("memory", strconv.Itoa(diskSize))},
+
+	"qemu-storage-daemon, tmpfs":   {start: qemuFile},
+	"qemu-storage-daemon, null-co": {sparse: true, start: qemuNull},
+	"qemu-storage-daemon, nbd":     {backed: true, start: qemuProxy},
+}
+
+// serve starts a server and waits until it can be used.
+func serve(ctx context.Context, at place, program string, args ...string) (*instance, error) {
+	p, err := start(program, args...)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.await(ctx, "listener", func() bool { return listening(at.socket()) }); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return &instance{p, at.socket()}, nil
+}
+
+func nbdkit(args ...string) func(context.Context, place) (*instance, error) {
+	return func(ctx context.Context, at place) (*instance, error) {
+		return serve(ctx, at, "nbdkit", append([]string{"-f", "-U", at.socket()}, args...)...)
+	}
+}
+
+func nbdkitProxy(ctx context.Context, at place) (*instance, error) {
+	return nbdkit("nbd", "socket="+at.backing)(ctx, at)
+}
+
+// qemu starts a storage daemon that exports a block device.
+func qemu(ctx context.Context, at place, blockdev string) (*instance, error) {
+	return serve(ctx, at, "qemu-storage-daemon",
+		"--blockdev", blockdev+",node-name=disk",
+		"--nbd-server", "addr.type=unix,addr.path="+at.socket(),
+		"--export", "type=nbd,id=disk,node-name=disk,name=disk,writable=on")
+}
+
+func qemuNull(ctx context.Context, at place) (*instance, error) {
+	return qemu(ctx, at, fmt.Sprintf("driver=null-co,size=%d,read-zeroes=on", diskSize))
+}
+
+// qemuFile is the daemon's nearest thing to a disk in memory: a file on tmpfs.
+func qemuFile(ctx context.Context, at place) (*instance, error) {
+	file := filepath.Join(at.dir, "disk")
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(diskSize); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	return qemu(ctx, at, "driver=file,filename="+file)
+}
+
+func qemuProxy(ctx context.Context, at place) (*instance, error) {
+	return qemu(ctx, at, "driver=nbd,server.type=unix,server.path="+at.backing+",export=disk")
+}
+
+// engineWith starts the engine with one volume on a plugin. poll is as in the
+// configuration, "" the default.
+func engineWith(plugin, poll string) func(context.Context, place) (*instance, error) {
+	return func(ctx context.Context, at place) (*instance, error) {
+		c := engineConfig{poll: poll, volumes: []volumeConfig{{"disk", plugin}}}
+		return startEngine(ctx, at, c)
+	}
+}
+
+// startEngine starts the engine and waits until it is ready and listens: it
+// does so with an unreachable volume too, but without its export.
+func startEngine(ctx context.Context, at place, c engineConfig) (*instance, error) {
+	file := filepath.Join(at.dir, "engine.toml")
+	if err := os.WriteFile(file, []byte(c.toml(at)), 0o600); err != nil {
+		return nil, err
+	}
+	p, err := start(at.settings.engine, "run", "-c", file)
+	if err != nil {
+		return nil, err
+	}
+	err = p.await(ctx, "ready", func() bool { return p.out.hasLine("ready") && listening(at.socket()) })
+	if err != nil {
+		p.stop()
+		return nil, err
+	}
+	return &instance{p, at.socket()}, nil
+}
