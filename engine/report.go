@@ -97,6 +97,7 @@ func countsOf(s *volume.Stats) admin.Counts {
 	if s == nil {
 		return c
 	}
+	c.InFlight = s.InFlight
 	for op := block.OpRead; op <= block.MaxOp; op++ {
 		if o := &s.Ops[op]; o.Requests > 0 {
 			c.Ops[op.String()] = admin.Op{Requests: o.Requests, Bytes: o.Bytes, Errors: o.Errors, Seconds: float64(o.NS) / 1e9}

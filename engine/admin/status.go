@@ -86,8 +86,9 @@ type Export struct {
 
 // Counts are requests by kind and errors by errno.
 type Counts struct {
-	Ops    map[string]Op     `json:"ops"`
-	Errors map[string]uint64 `json:"errors"`
+	InFlight int64             `json:"in_flight"` // requests that have begun and not ended
+	Ops      map[string]Op     `json:"ops"`
+	Errors   map[string]uint64 `json:"errors"`
 }
 
 // Op counts requests of one kind.

@@ -40,12 +40,13 @@ var (
 
 // counts describe what is counted of requests.
 type counts struct {
-	requests, bytes, failed, errors, latency *prometheus.Desc
+	inFlight, requests, bytes, failed, errors, latency *prometheus.Desc
 }
 
 func newCounts(of string, labels ...string) counts {
 	with := func(more string) []string { return append(append([]string(nil), labels...), more) }
 	return counts{
+		inFlight: desc(of+"_in_flight_requests", "Requests that have begun and not ended.", labels...),
 		requests: desc(of+"_requests_total", "Requests that have ended.", with("op")...),
 		bytes:    desc(of+"_bytes_total", "Bytes that those requests covered, failed ones too.", with("op")...),
 		failed:   desc(of+"_failed_requests_total", "Requests that have ended with an error.", with("op")...),
@@ -81,7 +82,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- d
 	}
 	for _, k := range []counts{volumeCounts, exportCounts} {
-		for _, d := range []*prometheus.Desc{k.requests, k.bytes, k.failed, k.errors, k.latency} {
+		for _, d := range []*prometheus.Desc{k.inFlight, k.requests, k.bytes, k.failed, k.errors, k.latency} {
 			ch <- d
 		}
 	}
@@ -133,6 +134,7 @@ func (k *counts) collect(ch chan<- prometheus.Metric, s *volume.Stats, labels []
 	if s == nil {
 		return
 	}
+	gauge(ch, k.inFlight, float64(s.InFlight), labels...)
 	for op := block.OpRead; op <= block.MaxOp; op++ {
 		o := &s.Ops[op]
 		l := append(append([]string(nil), labels...), op.String())

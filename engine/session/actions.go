@@ -251,6 +251,9 @@ func (cn *conn) fail(rec []byte) bool {
 	case abi.FailSession:
 		cn.s().loseAll(why)
 	}
+	if cn.state == login {
+		_ = cn.stream.Flush() // the plugin may have said goodbye politely
+	}
 	cn.lose(loss{text: why})
 	return false
 }

@@ -44,6 +44,7 @@ type channel struct {
 	flushed atomic.Int64 // a flush that was acknowledged here began then
 
 	up      atomic.Bool // the connection is online
+	before  bool        // there was a connection before
 	without bool        // it cannot be had, though others can: see share.go
 	ex      exchange
 

@@ -140,7 +140,6 @@ func (cn *conn) dialed(fd int, err error) {
 	s := cn.s()
 	cn.state = login
 	cn.number = s.register(cn)
-	s.counters.connects.Add(1)
 	cn.timer.Fire = func() {
 		cn.lose(loss{text: "the server did not finish the login within " + connectTimeout.String()})
 	}
@@ -166,6 +165,11 @@ func (cn *conn) goOnline(maxConns uint32, depth uint32) {
 	}
 	cn.makeSlots(n)
 	cn.state = online
+	s.counters.connects.Add(1)
+	if c.before {
+		s.counters.reconnects.Add(1)
+	}
+	c.before = true
 	c.up.Store(true)
 	c.without = false
 	c.onlineAt = c.r.Now()

@@ -22,7 +22,7 @@ func (cn *conn) openedEvent() int {
 		Role: role(cn.number), Session: abi.SessionFirst, Depth: maxSlots,
 		OptionsLen: uint32(len(s.opt.Options)), SessionLen: uint32(len(data)),
 	}
-	if s.counters.connects.Load() > 1 {
+	if cn.ch.before {
 		e.Session = abi.SessionReconnect
 	}
 	if s.opt.ReadOnly {

@@ -162,6 +162,9 @@ func (cn *conn) tookOnly(n uint64) bool {
 		return cn.violation("it takes more requests than it was offered")
 	}
 	cn.taken = int(n)
+	if cn.taken < len(cn.offered) {
+		cn.starved, cn.credits = true, 0
+	}
 	return true
 }
 

@@ -19,6 +19,7 @@ func (cn *conn) submitWaiting() {
 			break
 		}
 		cn.taken = len(cn.offered)
+		cn.credits -= min(cn.credits, uint64(cn.taken)) // what Ready gives from now on is new
 		if !cn.call(n, guest.BudgetCall+int64(n)*guest.PerByte) {
 			return
 		}
@@ -72,13 +73,9 @@ func (cn *conn) offerBatch() int {
 
 // takeBatch puts back what the plugin did not take.
 func (cn *conn) takeBatch() bool {
-	if cn.starved {
-		cn.credits -= min(cn.credits, uint64(cn.taken))
-	}
 	if cn.taken == len(cn.offered) {
 		return true
 	}
-	cn.starved, cn.credits = true, 0
 	for _, n := range cn.offered[cn.taken:] {
 		s := &cn.slots[n]
 		if s.ended || s.recv > 0 || s.lent > 0 || s.io == nil {

@@ -57,8 +57,7 @@ func (q *Queue) Submit(batch []*IO) {
 	}
 	l := q.lane
 	now := l.r.Now()
-	q.inFlight += len(batch)
-	l.r.Worked(len(batch))
+	q.count(len(batch))
 	for _, io := range batch {
 		io.queue, io.lane, io.parent, io.plan = q, l, nil, nil
 		io.start, io.stage, io.errs = now, stageWhole, block.OK
@@ -66,6 +65,17 @@ func (q *Queue) Submit(batch []*IO) {
 		l.begin(io)
 	}
 	l.push()
+}
+
+// count notes that n requests have begun, or that -n have ended.
+func (q *Queue) count(n int) {
+	q.inFlight += n
+	q.lane.r.Worked(max(n, -n))
+	for _, s := range q.stats {
+		if s != nil {
+			s.InFlight += int64(n)
+		}
+	}
 }
 
 // InFlight is the number of requests that have not come back.
@@ -93,8 +103,7 @@ func (q *Queue) deliver() {
 	now := q.lane.r.Now()
 	batch := q.done
 	q.done = q.spare[:0]
-	q.inFlight -= len(batch)
-	q.lane.r.Worked(len(batch))
+	q.count(-len(batch))
 	for _, io := range batch {
 		for _, s := range q.stats {
 			if s != nil {

@@ -16,8 +16,9 @@ func BucketBound(i int) int64 { return 1024 << i }
 // Stats counts requests. It belongs to one reactor, which alone reads and
 // writes it; whoever else wants it asks that reactor for a copy.
 type Stats struct {
-	Ops    [block.MaxOp + 1]OpStats
-	Errors [8]ErrorCount // by status; the last one takes what finds no place
+	InFlight int64 // requests that have begun and not ended
+	Ops      [block.MaxOp + 1]OpStats
+	Errors   [8]ErrorCount // by status; the last one takes what finds no place
 }
 
 // OpStats counts the requests of one kind.
@@ -53,6 +54,7 @@ func (s *Stats) count(r *block.Request, ns int64) {
 
 // Add adds o to s.
 func (s *Stats) Add(o *Stats) {
+	s.InFlight += o.InFlight
 	for i := range s.Ops {
 		a, b := &s.Ops[i], &o.Ops[i]
 		a.Requests += b.Requests

@@ -5,7 +5,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 
-	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/pluginhost/wasm/meter"
 	"blockengine/sdk/manifest"
 )
@@ -13,7 +12,7 @@ import (
 // inspectBudget is what a module may spend on its initialisation in the
 // interpreter, where a tick can take 0.1 µs: a second. A Go guest spends a
 // million.
-const inspectBudget = guest.BudgetInit / 50
+const inspectBudget = 10_000_000
 
 // Report is what can be told of a file without serving anything with it.
 type Report struct {
