@@ -232,9 +232,9 @@ func BenchmarkGeneric(b *testing.B) {
 }
 
 func BenchmarkWrittenForOneType(b *testing.B) {
-	var reqs [64]*plainReq
-	for i := range reqs {
-		reqs[i] = &plainReq{}
+	var reqs []*plainReq
+	for range 64 {
+		reqs = append(reqs, &plainReq{})
 	}
 	l := plain{}
 	b.ReportAllocs()
