@@ -59,7 +59,7 @@ if ! command -v apt-get >/dev/null; then
 	give_up "there is no apt-get here: install them with this system's own tools"
 fi
 if [ "$(id -u)" != 0 ]; then
-	give_up "only root can install them: sudo apt-get install" 
+	give_up "only root can install them, with apt-get install"
 fi
 
 export DEBIAN_FRONTEND=noninteractive

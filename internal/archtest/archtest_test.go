@@ -88,8 +88,8 @@ var examples = map[string]struct{ bad, good []Edge }{
 		good: []Edge{{"./sdk/protocol", "./sdk/abi", false}, {"./sdk/sdktest", "net", false}, {"./engine/volume", "./sdk/block", false}},
 	},
 	"sdk has no dependencies": {
-		bad:  []Edge{{"./sdk/abi", "github.com/x/y", false}, {"./sdk/store", "golang.org/x/sys/unix", true}},
-		good: []Edge{{"./sdk/abi", "unsafe", false}, {"./engine/sys", "golang.org/x/sys/unix", false}},
+		bad:  []Edge{{"./sdk/abi", "github.com/x/y", false}, {"./sdk/store", "golang.org/x/sys/unix", false}},
+		good: []Edge{{"./sdk/abi", "unsafe", false}, {"./sdk/sdktest", "github.com/x/y", true}, {"./engine/sys", "golang.org/x/sys/unix", false}},
 	},
 	"guests have no system": {
 		bad: []Edge{{"./sdk/block", "fmt", false}, {"./sdk/abi", "os", false}, {"./sdk/protocol", "net/url", false},

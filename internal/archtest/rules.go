@@ -28,8 +28,8 @@ var Rules = []Rule{
 		Reason: "third parties build plugins against sdk alone; what it imported would become part of their contract",
 	}, {
 		Name: "sdk has no dependencies",
-		From: []string{sdk}, To: []string{"github.com/...", "golang.org/...", "google.golang.org/...", "gopkg.in/...", "honnef.co/..."}, Tests: true,
-		Reason: "whoever writes a plugin takes on the standard library and nothing else",
+		From: []string{sdk}, To: []string{"github.com/...", "golang.org/...", "google.golang.org/...", "gopkg.in/...", "honnef.co/..."},
+		Reason: "whoever writes a plugin takes on the standard library and nothing else (our own tests may run it in wazero)",
 	}, {
 		Name: "guests have no system",
 		From: []string{"./sdk/block", "./sdk/abi", "./sdk/manifest", "./sdk/protocol", "./sdk/wasm"},
