@@ -52,7 +52,7 @@ func (c *conn) Submit(a *protocol.Actions, batch []protocol.Request) int {
 	if c.phase != phaseReady {
 		return len(batch) // the connection has failed; they are replayed on another
 	}
-	taken := 0
+	taken := c.submitFast(a, batch)
 	for taken < len(batch) {
 		room := maxDepth - c.table.used
 		if room == 0 {

@@ -52,6 +52,20 @@ func (a *Actions) roomSpill(size int) unsafe.Pointer {
 	return unsafe.Pointer(&a.spill[at])
 }
 
+// Raw gives the free part of the output buffer, for a plugin that lays the
+// records of its hottest path by itself, with package abi: whole records, from
+// the start on, of which Wrote then tells the length. It is empty while there
+// is a spill, which goes out first.
+func (a *Actions) Raw() []byte {
+	if a.limit < 0 {
+		return nil
+	}
+	return a.buf[a.n:]
+}
+
+// Wrote adds the first n bytes of what Raw gave to the actions.
+func (a *Actions) Wrote(n int) { a.n += n }
+
 // drain starts a new call: it moves what had spilled to the output buffer, as
 // many whole records as fit.
 func (a *Actions) drain() {

@@ -10,6 +10,7 @@ import (
 // call; a plugin's author does not need it.
 type Machine struct {
 	conn Conn
+	fast Windower // conn, if it is one
 	in   []byte
 	act  Actions
 	pos  uint64 // position in the received stream
@@ -24,7 +25,9 @@ type Machine struct {
 // actions to out. Both must start at a multiple of 8. idle, which may be nil,
 // runs on the idle event.
 func NewMachine(conn Conn, in, out []byte, idle func()) *Machine {
-	return &Machine{conn: conn, in: in, act: newActions(out), idle: idle}
+	m := &Machine{conn: conn, in: in, act: newActions(out), idle: idle}
+	m.fast, _ = conn.(Windower)
+	return m
 }
 
 // Call handles the first n bytes of the input buffer and returns the length of
@@ -57,6 +60,10 @@ func (m *Machine) events(b []byte) {
 		case abi.EvRequest:
 			rest = m.requests(b, h.Size)
 		case abi.EvReceived:
+			if n := m.windows(b); n > 0 {
+				rest = b[n:]
+				break
+			}
 			m.received(rec)
 		default:
 			m.rare(h.Kind, rec)
@@ -110,6 +117,16 @@ const sizeRequest = int(unsafe.Sizeof(Request{}))
 // overlay lays a record over b at an offset that has been checked.
 func overlay[T any](b []byte, at int) *T {
 	return (*T)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), at))
+}
+
+// windows lets a Windower handle what it can of the records at the start of b.
+func (m *Machine) windows(b []byte) (done int) {
+	if m.fast == nil {
+		return 0
+	}
+	n, pos := m.fast.Windows(&m.act, b, m.pos)
+	m.pos = pos
+	return min(max(n, 0), len(b)) &^ 7
 }
 
 // received hands a window on for as long as the plugin makes progress in it. A

@@ -69,6 +69,20 @@ type Conn interface {
 	Save(a *Actions)
 }
 
+// Windower is a Conn that can look at many windows of the stream in one call.
+// It is for plugins whose replies are short and many; in WebAssembly a call for
+// each of them costs as much as what it does.
+type Windower interface {
+	// Windows looks at a run of abi.Received records from stream position pos
+	// on, handles as many as it likes from the start, and returns how many
+	// bytes of records it is done with and the new position. A window that
+	// does not contain the position is passed over. What it leaves, from
+	// within a window maybe, goes to Received. For each piece of the stream it
+	// writes Consume and the actions that follow from it, as the Machine
+	// would, by way of Raw and Wrote.
+	Windows(a *Actions, events []byte, pos uint64) (done int, newPos uint64)
+}
+
 // Request is one request of a batch, laid over the event buffer.
 type Request = abi.Request
 
