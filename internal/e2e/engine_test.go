@@ -42,7 +42,9 @@ func trusting(timeout, fence string) string {
 func (c *config) text(stateDir, socket string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[engine]\nstate_dir = %q\nhttp = \"\"\nlog_level = \"debug\"\n%s\n", stateDir, c.engine)
-	fmt.Fprintf(&b, "[[plugin]]\nname = \"nbd\"\nruntime = \"wasm\"\npath = %q\n", built.nbd)
+	if slices.ContainsFunc(c.volumes, func(v volume) bool { return v.plugin == "nbd" }) {
+		fmt.Fprintf(&b, "[[plugin]]\nname = \"nbd\"\nruntime = \"wasm\"\npath = %q\n", built.nbd)
+	}
 	for name, file := range c.plugins {
 		fmt.Fprintf(&b, "[[plugin]]\nname = %q\nruntime = \"wasm\"\npath = %q\nmemory = \"2MiB\"\n", name, file)
 	}

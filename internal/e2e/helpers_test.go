@@ -3,7 +3,10 @@ package e2e_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"testing"
 
 	"blockengine/internal/nbdtest"
@@ -66,4 +69,17 @@ func wantErrno(t testing.TB, err error, want ...uint32) {
 func isErrno(err error) bool {
 	var e nbdtest.Errno
 	return errors.As(err, &e)
+}
+
+// residentBytes is the resident memory of a process.
+func residentBytes(t testing.TB, pid int) int64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	_, rest, ok := strings.Cut(string(b), "VmRSS:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); !ok || err != nil {
+		t.Fatalf("no VmRSS: %v", err)
+	}
+	return kib << 10
 }

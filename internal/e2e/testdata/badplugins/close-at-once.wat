@@ -1,0 +1,2 @@
+;; Closes as soon as its login is done.
+(func $opened (call $limits) (call $goodbye))

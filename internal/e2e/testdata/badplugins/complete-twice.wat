@@ -1,0 +1,4 @@
+;; Completes each request twice.
+(func $request (param $p i32)
+  (call $complete (i64.load offset=8 (local.get $p)) (i64.const 5))
+  (call $complete (i64.load offset=8 (local.get $p)) (i64.const 5)))

@@ -1,0 +1,1 @@
+;; Does what it should: the skeleton itself is sound.

@@ -1,0 +1,2 @@
+;; Loops for ever when it is to take leave.
+(func $goodbye (loop $l (br $l)))

@@ -1,0 +1,2 @@
+;; Traps when its connection is there.
+(func $opened (unreachable))

@@ -1,0 +1,2 @@
+;; Traps at each request.
+(func $request (param $p i32) (unreachable))
