@@ -69,6 +69,7 @@ func (c *channel) Submit(batch []*volume.IO) {
 	deadline := c.r.Now() + int64(c.s.opt.Timeout)
 	for _, io := range batch {
 		io.Lower = volume.LowerState{Deadline: deadline}
+		io.Lower.Place.Of(io)
 		c.enqueue(io)
 	}
 }
@@ -76,7 +77,7 @@ func (c *channel) Submit(batch []*volume.IO) {
 // enqueue puts a request behind those that wait.
 func (c *channel) enqueue(io *volume.IO) {
 	c.seq++
-	io.Lower.Seq = c.seq
+	io.Lower.Place.Seq = c.seq
 	c.waiting.pushBack(io)
 	c.r.Defer(&c.submit)
 	if !c.tick.Running() {
@@ -102,7 +103,7 @@ func (c *channel) dispatch() {
 
 // unpark lets parked writes try again, in their order.
 func (c *channel) unpark() {
-	if c.parked.n == 0 {
+	if c.parked.Len() == 0 {
 		return
 	}
 	for io := c.parked.popFront(); io != nil; io = c.parked.popFront() {
@@ -161,12 +162,12 @@ func (c *channel) tickEvery() time.Duration {
 // something is outstanding.
 func (c *channel) onTick() {
 	now := c.r.Now()
-	for io := c.waiting.head; io != nil && io.Lower.Deadline <= now; io = c.waiting.head {
+	for io := c.waiting.first(); io != nil && io.Lower.Deadline <= now; io = c.waiting.first() {
 		c.waiting.remove(io)
 		c.expire(io)
 	}
-	for io := c.parked.head; io != nil; {
-		next := io.Lower.Next
+	for io := c.parked.first(); io != nil; {
+		next := behind(io)
 		if io.Lower.Deadline <= now {
 			c.parked.remove(io)
 			c.expire(io)
@@ -176,7 +177,7 @@ func (c *channel) onTick() {
 	if cn := c.conn; cn != nil && cn.state == online {
 		cn.checkDeadlines(now)
 	}
-	if c.waiting.n+c.parked.n > 0 || (c.conn != nil && c.conn.order.n > 0) {
+	if c.waiting.Len()+c.parked.Len() > 0 || (c.conn != nil && c.conn.order.Len() > 0) {
 		c.r.StartTimer(&c.tick, c.tickEvery())
 	}
 }

@@ -285,7 +285,7 @@ func (cn *conn) count(l loss, was connState) {
 	switch was {
 	case online:
 		s.counters.losses.Add(1)
-		cn.log.Warn("connection lost", "address", cn.addr.String(), "connection", cn.number, "reason", l.text, "outstanding", cn.order.n)
+		cn.log.Warn("connection lost", "address", cn.addr.String(), "connection", cn.number, "reason", l.text, "outstanding", cn.order.Len())
 	case dialing, login:
 		cn.ch.complain(cn.log, "no connection", "address", cn.addr.String(), "reason", l.text)
 	}
@@ -308,7 +308,7 @@ func (cn *conn) sortRequests() {
 		}
 		c.waiting.insert(io)
 	}
-	if c.waiting.n > 0 && !c.tick.Running() {
+	if c.waiting.Len() > 0 && !c.tick.Running() {
 		c.r.StartTimer(&c.tick, c.tickEvery())
 	}
 }
@@ -343,7 +343,7 @@ func (cn *conn) closeInstance() {
 // that it has finished with what we sent (rule 1). If the server has closed by
 // itself there is nothing more to learn, and time has to do.
 func (cn *conn) leaveSocket(l loss) {
-	if cn.unknown.n == 0 {
+	if cn.unknown.Len() == 0 {
 		cn.stream.Close()
 		return
 	}
@@ -352,7 +352,7 @@ func (cn *conn) leaveSocket(l loss) {
 	if cn.fence == abi.FenceQuiesce {
 		wait = time.Duration(cn.fenceNS)
 	}
-	cn.log.Warn("writes of unknown outcome wait for the fence", "writes", cn.unknown.n, "at_most", wait)
+	cn.log.Warn("writes of unknown outcome wait for the fence", "writes", cn.unknown.Len(), "at_most", wait)
 	c.old[cn] = true
 	cn.timer.Fire = func() { cn.fenced("the fence time is over") }
 	c.r.StartTimer(&cn.timer, wait)
@@ -396,7 +396,7 @@ func (cn *conn) fenced(how string) {
 	c.r.StopTimer(&cn.timer)
 	cn.stream.Close()
 	cn.s().counters.fences.Add(1)
-	cn.log.Info("connection fenced", "how", how, "writes", cn.unknown.n)
+	cn.log.Info("connection fenced", "how", how, "writes", cn.unknown.Len())
 	now := c.r.Now()
 	for io := cn.unknown.popFront(); io != nil; io = cn.unknown.popFront() {
 		if io.Lower.Deadline <= now || c.stopped {
@@ -406,7 +406,7 @@ func (cn *conn) fenced(how string) {
 		c.s.counters.replays.Add(1)
 		c.waiting.insert(io)
 	}
-	if c.waiting.n > 0 && !c.tick.Running() {
+	if c.waiting.Len() > 0 && !c.tick.Running() {
 		c.r.StartTimer(&c.tick, c.tickEvery())
 	}
 	c.r.Defer(&c.submit)
@@ -429,19 +429,19 @@ func (s *Session) lostCache(c *channel) {
 // long, and gives the connection up if it does not.
 func (cn *conn) checkDeadlines(now int64) {
 	late := false
-	for io := cn.order.head; io != nil && io.Lower.Deadline <= now; {
-		next := io.Lower.Next
-		if io.Lower.Flags&ioAborted == 0 {
-			io.Lower.Flags |= ioAborted
-			io.Lower.Deadline = now + int64(min(time.Second, cn.s().opt.Timeout/4)) // grace
-			n := io.Lower.Slot
-			if !cn.abortEvent(tagOf(n, cn.slots[n].gen)) {
-				return
-			}
-		} else {
+	for io := cn.order.first(); io != nil && io.Lower.Deadline <= now; {
+		if io.Lower.Flags&ioAborted != 0 {
 			late = true
+			io = behind(io)
+			continue
 		}
-		io = next
+		io.Lower.Flags |= ioAborted
+		io.Lower.Deadline = now + int64(min(time.Second, cn.s().opt.Timeout/4)) // grace
+		n := io.Lower.Slot
+		if !cn.abortEvent(tagOf(n, cn.slots[n].gen)) {
+			return
+		}
+		io = cn.order.first() // the plugin may have ended any of them
 	}
 	cn.send()
 	if late {
@@ -452,8 +452,8 @@ func (cn *conn) checkDeadlines(now int64) {
 
 // expireReads fails what does not modify. Writes follow after the fence.
 func (cn *conn) expireReads(now int64) {
-	for io := cn.order.head; io != nil; {
-		next := io.Lower.Next
+	for io := cn.order.first(); io != nil; {
+		next := behind(io)
 		if io.Lower.Deadline <= now && !io.Op.Modifies() {
 			cn.order.remove(io)
 			sl := &cn.slots[io.Lower.Slot]

@@ -266,7 +266,7 @@ func (cn *conn) onIdle() {
 	if cn.state != online {
 		return
 	}
-	if cn.order.n > 0 || cn.ch.waiting.n > 0 {
+	if cn.order.Len() > 0 || cn.ch.waiting.Len() > 0 {
 		cn.ch.r.StartTimer(&cn.idle, idleAfter)
 		return
 	}

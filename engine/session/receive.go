@@ -84,7 +84,7 @@ func (cn *conn) afterReceive() {
 	if cn.stream.Unsent() > 0 {
 		cn.send()
 	}
-	if cn.ch.waiting.n > 0 {
+	if cn.ch.waiting.Len() > 0 {
 		cn.ch.r.Defer(&cn.ch.submit)
 	}
 	if cn.calls-cn.idleCalls > 100_000 && !cn.idle.Running() {

@@ -61,14 +61,14 @@ func (m *exchangeMail) Deliver() {
 // handOver gives what waits to a channel that has a connection, if this one
 // cannot get one.
 func (c *channel) handOver() {
-	if !c.without || c.waiting.n == 0 {
+	if !c.without || c.waiting.Len() == 0 {
 		return
 	}
 	other := c.s.otherOnline(c)
 	if other == nil {
 		return
 	}
-	batch := make([]*volume.IO, 0, c.waiting.n)
+	batch := make([]*volume.IO, 0, c.waiting.Len())
 	for io := c.waiting.popFront(); io != nil; io = c.waiting.popFront() {
 		if io.Lower.Origin == nil {
 			io.Lower.Origin = c

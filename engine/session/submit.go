@@ -13,7 +13,7 @@ const requestSize = int(unsafe.Sizeof(abi.Request{}))
 
 // submitWaiting offers the plugin what waits, as much as it can take.
 func (cn *conn) submitWaiting() {
-	for cn.state == online && cn.ch.waiting.n > 0 {
+	for cn.state == online && cn.ch.waiting.Len() > 0 {
 		n := cn.offerBatch()
 		if n == 0 {
 			break
@@ -52,7 +52,7 @@ func (cn *conn) offerBatch() int {
 	room := min(cn.room(), len(in)/requestSize)
 	cn.offered = cn.offered[:0]
 	at := 0
-	for io := c.waiting.head; io != nil && len(cn.offered) < room; io = c.waiting.head {
+	for io := c.waiting.first(); io != nil && len(cn.offered) < room; io = c.waiting.first() {
 		c.waiting.remove(io)
 		if c.s.fences.blocks(io) {
 			c.parked.pushBack(io)

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"blockengine/engine/inflight"
 	"blockengine/sdk/block"
 )
 
@@ -32,12 +33,11 @@ type IO struct {
 // LowerState is room for the layer below a volume, so that it needs no table
 // from requests to its own bookkeeping.
 type LowerState struct {
-	Prev, Next *IO    // a list that the IO is in
-	Seq        uint64 // submission order
-	Deadline   int64  // ns
-	Slot       uint32
-	Flags      uint8
-	Origin     any // whom it was taken over from
+	Place    inflight.Entry[IO] // in a list of the layer's, in submission order
+	Deadline int64              // ns
+	Slot     uint32
+	Flags    uint8
+	Origin   any // whom it was taken over from
 }
 
 // stage says what completes an IO that the volume carries out in steps.
