@@ -61,9 +61,14 @@ func (o *output) next() (string, <-chan struct{}) {
 
 // spawn starts a program. It dies with the test process.
 func spawn(program string, args ...string) (*process, error) {
+	return spawnAs(nil, program, args...)
+}
+
+// spawnAs starts a program as another user, if as is not nil.
+func spawnAs(as *syscall.Credential, program string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(program, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: as}
 	p.cmd.WaitDelay = 5 * time.Second
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
