@@ -37,6 +37,13 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestCommandLine(t *testing.T) {
+	got := commandLine([]string{"build/bench", "-run", "null|it's", "", "-quick"})
+	if want := `build/bench -run 'null|it'\''s' '' -quick`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 // TestGroups checks that every server that a group names exists, and that each
 // load has a peer and one of ours.
 func TestGroups(t *testing.T) {

@@ -104,7 +104,7 @@ func bench(ctx context.Context, s *settings) error {
 		return err
 	}
 	report.Machine = machine(ctx)
-	report.Command = strings.Join(os.Args, " ")
+	report.Command = commandLine(os.Args)
 	report.Conditions = fmt.Sprintf("%d rounds of %v each, in turns; median (least–most)", s.rounds, s.measure)
 	if s.json {
 		enc := json.NewEncoder(os.Stdout)
@@ -114,4 +114,16 @@ func bench(ctx context.Context, s *settings) error {
 		_, err = io.WriteString(os.Stdout, report.markdown())
 	}
 	return errors.Join(err, report.failed())
+}
+
+// commandLine writes arguments as a shell reads them.
+func commandLine(args []string) string {
+	quoted := make([]string, len(args))
+	for i, a := range args {
+		if a == "" || strings.ContainsAny(a, " \t\n*?[]()|&;<>$`\"'\\#~") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		quoted[i] = a
+	}
+	return strings.Join(quoted, " ")
 }
