@@ -1,17 +1,25 @@
 package session
 
 import (
+	"time"
 	"unsafe"
 
 	"blockengine/engine/pluginhost/guest"
+	"blockengine/engine/volume"
 	"blockengine/sdk/abi"
 	"blockengine/sdk/block"
 )
 
+// maxRounds is how many output buffers a plugin may fill for one call.
+const maxRounds = 64
+
 // call hands n bytes of events to the plugin and carries out its actions. It
 // reports whether the connection is still there.
 func (cn *conn) call(n int, budget int64) bool {
-	for {
+	for round := 0; ; round++ {
+		if round == maxRounds {
+			return cn.violation("its actions do not come to an end")
+		}
 		cn.calls++
 		actions, more, err := cn.inst.Call(n, budget)
 		if err != nil {
@@ -99,7 +107,6 @@ func (cn *conn) consume(a *abi.Count, seen *prediction) bool {
 	}
 	cn.stream.Take(int(a.N))
 	if a.N > 0 {
-		cn.progress = true
 		*seen = prediction{header: a.N}
 	}
 	return true
@@ -137,7 +144,12 @@ func (cn *conn) direct1(d directive) bool {
 	if len(cn.directives) >= maxDirectives {
 		return cn.violation("it directs the stream too far ahead")
 	}
-	cn.progress = true
+	if d.at == d.to && d.kind != abi.ActCheckDigest {
+		if d.kind == abi.ActReceive {
+			cn.slots[d.slot].recv--
+		}
+		return true
+	}
 	cn.directives = append(cn.directives, d)
 	cn.carryOut()
 	return cn.state != lost
@@ -160,7 +172,7 @@ func (cn *conn) sendBytes(a *abi.Bytes, rec []byte) bool {
 	if !ok {
 		return false
 	}
-	if cn.closing || cn.stream.Unsent() > maxUnsent {
+	if cn.closing || cn.stream.Copied() > cn.maxCopied() {
 		return cn.violation("it sends too much, or after Close")
 	}
 	if a.Flags&abi.FlagDigest != 0 {
@@ -170,9 +182,20 @@ func (cn *conn) sendBytes(a *abi.Bytes, rec []byte) bool {
 	return true
 }
 
-// maxUnsent bounds what a plugin can queue: all slots with the largest payload
-// would be more, but requests wait once this much is queued.
-const maxUnsent = 1 << 30
+// Bounds on what a plugin can queue to be sent: bytes by copy, and, of one
+// request, pieces of its payload.
+const (
+	maxCopied     = 4 << 20
+	maxTransforms = 2 * volume.MaxTransfer // a plugin that transforms sends payload by copy
+	maxLent       = 1 << 13
+)
+
+func (cn *conn) maxCopied() uint64 {
+	if cn.s().copies {
+		return maxTransforms
+	}
+	return maxCopied
+}
 
 // sendPayload queues a piece of a write's payload.
 func (cn *conn) sendPayload(a *abi.Range) bool {
@@ -185,7 +208,7 @@ func (cn *conn) sendPayload(a *abi.Range) bool {
 		return cn.violation("it sends the payload of a request that it does not hold")
 	case s.io.Op != block.OpWrite || a.From > a.To || a.To > s.io.Length:
 		return cn.violation("it sends beyond a request's payload")
-	case cn.closing || cn.stream.Unsent() > maxUnsent:
+	case cn.closing || s.lent > maxLent || cn.stream.Copied() > cn.maxCopied():
 		return cn.violation("it sends too much, or after Close")
 	}
 	if s.hashed || a.Flags&abi.FlagDigest != 0 {
@@ -218,6 +241,9 @@ func (cn *conn) limits(rec []byte) bool {
 	case login:
 		cn.goOnline(max(a.MaxConns, 1), a.Depth)
 	case online:
+		if !cn.news.ok(cn.ch.r.Now(), 10*time.Millisecond, 100) {
+			return cn.violation("it floods the engine with news of its limits")
+		}
 		if err := cn.s().learn(cn.info, max(a.MaxConns, 1)); err != nil {
 			cn.s().stop(err.Error())
 		}
@@ -258,5 +284,11 @@ func (cn *conn) fail(rec []byte) bool {
 	return false
 }
 
-// budgets of calls that are not on the data path.
-func (cn *conn) rareCall(n int) bool { return cn.call(n, guest.BudgetLogin) }
+// rareCall is a call that is not on the data path. Only the login and the
+// goodbye may take long.
+func (cn *conn) rareCall(n int) bool {
+	if cn.state == online {
+		return cn.call(n, guest.BudgetCall+int64(n)*guest.PerByte)
+	}
+	return cn.call(n, guest.BudgetLogin)
+}

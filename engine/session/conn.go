@@ -57,10 +57,10 @@ type conn struct {
 
 	directives []directive
 	predict    prediction
-	progress   bool // the plugin consumed or directed something in this call
-	acked      bool // it acknowledged a write that is not durable by itself
-	closing    bool // it asked to close when all is sent
-	hangup     bool // the end of the stream is near: a short read does not mean that there is no more
+	wanted     uint64 // stream position + 1 at which the plugin last chose another cut
+	acked      bool   // it acknowledged a write that is not durable by itself
+	closing    bool   // it asked to close when all is sent
+	hangup     bool   // the end of the stream is near: a short read does not mean that there is no more
 	sendCRC    uint32
 	recvCRC    uint32
 	events     []abi.Digest // to be told
@@ -71,8 +71,9 @@ type conn struct {
 	idle       reactor.Timer
 	sendLater  reactor.Deferred
 	tellLater  reactor.Deferred // digests
-	logAt      int64            // when logged began to count, ns
-	logged     int              // lines of the plugin's within a second
+	logRate    rate             // of lines that the plugin causes
+	timerRate  rate
+	news       rate // of limits, messages and session data
 
 	unknown list // when lost: writes that wait for the fence
 }
@@ -198,6 +199,9 @@ func (cn *conn) Ready(events uint32) {
 	}
 	if events&sys.EpollOut != 0 && cn.stream.Unsent() > 0 {
 		cn.send()
+		if cn.ch.waiting.Len() > 0 {
+			cn.ch.r.Defer(&cn.ch.submit)
+		}
 	}
 	if events&^sys.EpollOut != 0 && cn.state != lost {
 		cn.receive()

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"unsafe"
 
+	"blockengine/engine/reactor"
 	"blockengine/engine/transport"
 	"blockengine/sdk/abi"
 	"blockengine/sdk/block"
@@ -85,21 +86,52 @@ func (cn *conn) hash(a *abi.Hash) bool {
 	case a.Kind != abi.DigestCRC32C && a.Kind != abi.DigestSHA256:
 		return cn.violation("it asks for a digest that does not exist")
 	}
+	n := a.To - a.From
+	if s.digests++; s.digests > maxDigests || s.digested+n > maxDigests*s.io.Length {
+		return cn.violation("it hashes one payload again and again")
+	}
+	s.digested += n
 	if !s.hashed {
 		s.copyPayload(0, s.io.Length)
 		s.hashed = true
 	}
-	e := abi.Digest{ID: a.ID}
-	if a.Kind == abi.DigestSHA256 {
-		e.Value = sha256.Sum256(s.private[a.From:a.To])
-	} else {
-		binary.LittleEndian.PutUint32(e.Value[:], updateCRC(0, s.private[a.From:a.To]))
+	if n > hashHere {
+		s.handed = true // the copy is the goroutine's, too, from now on
+		go cn.hashElsewhere(a.ID, a.Kind, s.private[a.From:a.To])
+		return true
 	}
-	if len(cn.events) == 0 {
-		cn.ch.r.Defer(&cn.tellLater)
+	cn.hashed(digestOf(a.ID, a.Kind, s.private[a.From:a.To]))
+	return true
+}
+
+const (
+	maxDigests = 4         // times that a payload may be hashed, and as many calls
+	hashHere   = 256 << 10 // bytes; more would hold up the reactor for too long
+)
+
+func digestOf(id, kind uint32, b []byte) abi.Digest {
+	e := abi.Digest{ID: id}
+	if kind == abi.DigestSHA256 {
+		e.Value = sha256.Sum256(b)
+	} else {
+		binary.LittleEndian.PutUint32(e.Value[:], updateCRC(0, b))
+	}
+	return e
+}
+
+// hashElsewhere computes a digest off the reactor.
+func (cn *conn) hashElsewhere(id, kind uint32, b []byte) {
+	e := digestOf(id, kind, b)
+	cn.ch.r.Post(reactor.MailFunc(func() { cn.hashed(e) }))
+}
+
+// hashed has the plugin told of a digest at the end of the turn.
+func (cn *conn) hashed(e abi.Digest) {
+	if cn.state == lost {
+		return
 	}
 	cn.events = append(cn.events, e)
-	return true
+	cn.ch.r.Defer(&cn.tellLater)
 }
 
 // tellDigests brings digests that were computed outside of receiving.
@@ -109,12 +141,14 @@ func (cn *conn) tellDigests() {
 	}
 }
 
-// digestEvents tells the plugin the digests that are ready.
+// digestEvents tells the plugin the digests that are ready, but not those that
+// it asks for when it is told: they are for the next turn.
 func (cn *conn) digestEvents() bool {
 	const size = int(unsafe.Sizeof(abi.Digest{}))
-	for len(cn.events) > 0 {
+	for left := len(cn.events); left > 0; {
 		in := cn.inst.Input()
-		n := min(len(cn.events), len(in)/size)
+		n := min(left, len(in)/size)
+		left -= n
 		for i := range n {
 			e := cn.events[i]
 			e.Header = abi.Header{Kind: abi.EvDigest, Size: uint32(size)}

@@ -78,6 +78,10 @@ func (cn *conn) timerEvent(id uint32) {
 	if cn.inst == nil || cn.state == lost {
 		return
 	}
+	if !cn.timerRate.ok(cn.ch.r.Now(), 10*time.Millisecond, 100) {
+		cn.ch.r.StartTimer(cn.timers[id], 10*time.Millisecond) // it floods; slow it down
+		return
+	}
 	const size = int(unsafe.Sizeof(abi.Timer{}))
 	*abi.Overlay[abi.Timer](cn.inst.Input()) = abi.Timer{
 		Header: abi.Header{Kind: abi.EvTimer, Size: uint32(size)}, ID: id,

@@ -68,10 +68,10 @@ func (cn *conn) inlined(kind uint16, rec []byte) bool {
 		return cn.data(rec)
 	case abi.ActPublish:
 		a := abi.Overlay[abi.SessionData](rec)
-		return a != nil && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { s.publish(cn, b) })
+		return a != nil && cn.mayTell() && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { s.publish(cn, b) })
 	case abi.ActMessage:
 		a := abi.Overlay[abi.Message](rec)
-		return a != nil && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { s.message(cn.number, a.Conn, b) })
+		return a != nil && cn.mayTell() && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { s.message(cn.number, a.Conn, b) })
 	case abi.ActLog:
 		a := abi.Overlay[abi.Bytes](rec)
 		return a != nil && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { cn.pluginLog(a.Flags, b) })
@@ -80,7 +80,7 @@ func (cn *conn) inlined(kind uint16, rec []byte) bool {
 		return a != nil && inline(rec, unsafe.Sizeof(*a), a.Len, cn.redirect)
 	case abi.ActPath:
 		a := abi.Overlay[abi.PathState](rec)
-		if a != nil {
+		if a != nil && cn.mayLog() {
 			cn.log.Info("path state", "state", a.State)
 		}
 		return a != nil
@@ -88,6 +88,12 @@ func (cn *conn) inlined(kind uint16, rec []byte) bool {
 		return true // nobody has asked; a late answer
 	}
 	return cn.violation("it asks for an action that does not exist")
+}
+
+// mayTell bounds what a plugin can make other connections do.
+func (cn *conn) mayTell() bool {
+	return cn.news.ok(cn.ch.r.Now(), time.Millisecond, 1000) ||
+		cn.violation("it floods its session with messages")
 }
 
 func inline(rec []byte, fixed uintptr, n uint32, f func([]byte)) bool {
@@ -226,13 +232,13 @@ func (cn *conn) data(rec []byte) bool {
 	return true
 }
 
+// mayLog keeps a plugin from flooding the log.
+func (cn *conn) mayLog() bool { return cn.logRate.ok(cn.ch.r.Now(), 100*time.Millisecond, 20) }
+
 // pluginLog writes a plugin's line to the engine's log.
 func (cn *conn) pluginLog(level uint16, b []byte) {
-	if cn.ch.r.Now()-cn.logAt > int64(time.Second) {
-		cn.logAt, cn.logged = cn.ch.r.Now(), 0
-	}
-	if cn.logged++; cn.logged > 10 {
-		return // a plugin cannot flood the log
+	if !cn.mayLog() {
+		return
 	}
 	log := cn.log.With("plugin", cn.s().opt.Module.Manifest().Name)
 	switch level {
@@ -258,7 +264,9 @@ func (cn *conn) redirect(b []byte) {
 			return
 		}
 	}
-	cn.log.Warn("the server redirects to an address that no [[volume.path]] allows; it is ignored", "address", short(b))
+	if cn.mayLog() {
+		cn.log.Warn("the server redirects to an address that no [[volume.path]] allows; it is ignored", "address", short(b))
+	}
 }
 
 // onIdle lets the plugin collect its garbage while nothing is outstanding.

@@ -195,15 +195,16 @@ func (cn *conn) feed() bool {
 			break
 		}
 		n, first := cn.windows(b)
-		cn.progress = false
-		before := cn.min
+		before, pos := cn.min, cn.stream.Pos()
 		if !cn.call(n, cn.receiveBudget(n)) {
 			return false
 		}
-		if cn.progress || cn.min != before {
+		if cn.stream.Pos() != pos || len(cn.directives) > 0 {
 			continue
 		}
 		switch {
+		case cn.min != before && cn.wanted != pos+1: // another cut, which it may choose once
+			cn.wanted = pos + 1
 		case first < min(len(b), cn.max): // the prediction cut it short
 			cn.predict = prediction{}
 		case first < cn.max: // it waits for more

@@ -33,6 +33,9 @@ type slot struct {
 	claimed  []span // more of it, sorted, none of them touching
 	private  []byte // copy of a payload that digests were computed of
 	hashed   bool   // private is what is sent
+	handed   bool   // private is being hashed off the reactor
+	digests  int    // that were asked for
+	digested uint64 // bytes of payload that they were of
 }
 
 // maxClaims is how many pieces, apart from each other, a read's payload may
@@ -57,6 +60,9 @@ func (cn *conn) offer(io *volume.IO) uint64 {
 	s.gen++
 	s.io, s.state, s.ended, s.st = io, slotOffered, false, block.OK
 	s.recv, s.lent, s.high, s.hashed = 0, 0, 0, false
+	if s.digests > 0 {
+		s.renewDigests()
+	}
 	s.claimed = s.claimed[:0]
 	s.queuedAt = cn.stream.Queued()
 	io.Lower.Slot = n
@@ -68,6 +74,14 @@ func (cn *conn) offer(io *volume.IO) uint64 {
 		s.began = cn.ch.r.Now()
 	}
 	return tagOf(n, s.gen)
+}
+
+// renewDigests forgets what was hashed of the slot's last request.
+func (s *slot) renewDigests() {
+	s.digests, s.digested = 0, 0
+	if s.handed {
+		s.handed, s.private = false, nil // somebody may still be reading it
+	}
 }
 
 // find gives the slot of a tag that the plugin holds, or nil.
@@ -83,10 +97,17 @@ func (cn *conn) find(tag uint64) *slot {
 	return s
 }
 
+// keepPrivate is how large a payload's copy may be to be kept for the slot's
+// next request, in bytes.
+const keepPrivate = 256 << 10
+
 // vacate makes a slot free.
 func (cn *conn) vacate(n uint32) {
 	s := &cn.slots[n]
 	s.io, s.state = nil, slotFree
+	if len(s.private) > keepPrivate {
+		s.private = nil
+	}
 	cn.free = append(cn.free, n)
 }
 

@@ -41,6 +41,9 @@ func (cn *conn) room() int {
 	}
 	if cn.s().copies {
 		n = min(n, 1) // each is followed by its payload
+		if cn.stream.Copied() > maxCopied {
+			n = 0 // which it sends by copy: let that go first
+		}
 	}
 	return n
 }

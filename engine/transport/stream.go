@@ -41,6 +41,7 @@ type Stream struct {
 	chunk  *chunk
 	spare  *chunk
 	iov    []sys.Iovec
+	copied uint64 // bytes of chunks in the queue
 	queued uint64 // bytes ever queued
 	sent   uint64 // bytes ever taken by the kernel
 	wrote  bool   // the write half was shut down
@@ -162,6 +163,7 @@ func (s *Stream) queueChunk(c *chunk, n int) {
 	at := &c.b[c.used]
 	c.used += n
 	s.queued += uint64(n)
+	s.copied += uint64(n)
 	if last := len(s.queue) - 1; last >= s.head && s.queue[last].chunk == c {
 		p := &s.queue[last]
 		if unsafe.Add(unsafe.Pointer(p.base), p.n) == unsafe.Pointer(at) {
@@ -195,6 +197,10 @@ func (s *Stream) Lend(b []byte, loan uint32) {
 	s.queued += uint64(len(b))
 	s.queue = append(s.queue, piece{base: unsafe.SliceData(b), n: len(b), loan: loan})
 }
+
+// Copied is how many of the queued bytes that the kernel has not taken are
+// copies, which take memory.
+func (s *Stream) Copied() uint64 { return s.copied }
 
 // Unsent is how many queued bytes the kernel has not taken.
 func (s *Stream) Unsent() uint64 { return s.queued - s.sent }
@@ -245,6 +251,9 @@ func (s *Stream) taken(n int) {
 		if n < p.n {
 			p.base = (*byte)(unsafe.Add(unsafe.Pointer(p.base), n))
 			p.n -= n
+			if p.chunk != nil {
+				s.copied -= uint64(n)
+			}
 			return
 		}
 		n -= p.n
@@ -264,6 +273,7 @@ func (s *Stream) pop() {
 		s.queue, s.head = s.queue[:n], 0
 	}
 	if c := p.chunk; c != nil {
+		s.copied -= uint64(p.n)
 		if c.refs--; c.refs == 0 {
 			s.release(c)
 		}
