@@ -27,7 +27,6 @@ type rig struct {
 	reactors []*reactor.Reactor
 	vol      *volume.Volume
 	sess     *session.Session
-	log      *bytes.Buffer
 }
 
 type rigOptions struct {

@@ -27,18 +27,17 @@ func newActions(out []byte) Actions {
 
 // room gives size bytes (a multiple of 8) for one record.
 func (a *Actions) room(size int) unsafe.Pointer {
-	p := unsafe.Add(a.base, a.n)
-	if a.n += size; a.n > a.limit {
-		p = a.roomSpill(size)
+	if n := a.n + size; n <= a.limit {
+		a.n = n
+		return unsafe.Add(a.base, n-size)
 	}
-	return p
+	return a.roomSpill(size)
 }
 
-// roomSpill gives room in the spill and takes back what room counted.
+// roomSpill gives room in the spill.
 //
 //go:noinline
 func (a *Actions) roomSpill(size int) unsafe.Pointer {
-	a.n -= size
 	at := len(a.spill)
 	if cap(a.spill)-at < size {
 		// A multiple of 8 of a uint64 slice keeps the records aligned.
