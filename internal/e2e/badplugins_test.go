@@ -27,7 +27,6 @@ type badPlugin struct {
 	deaf     bool   // the server reads nothing
 	payload  int    // bytes of the writes that it is given; 0: 4096
 	stopped  bool   // the volume ends stopped
-	exits    string // why the engine may end with another status than 0
 	untilFix string // skipped for this reason
 }
 

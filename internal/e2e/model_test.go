@@ -173,6 +173,8 @@ func TestModelUnderFaults(t *testing.T) {
 			m := startModel(t, e, "disk", 8, loadOptions{})
 			every(200*time.Millisecond, loadTime(6*time.Second), func(int) { misbehave(s) })
 			m.end()
+			// The last flush of an impatient engine would fail if its server were away.
+			e.waitState("disk", "online")
 			v := e.volume("disk")
 			if v.Session.Losses == 0 || v.Session.Fences == 0 {
 				t.Errorf("nothing was lost: %+v", *v.Session)

@@ -28,9 +28,12 @@ func loadTime(short time.Duration) time.Duration {
 func underFaults(t *testing.T, uri string, runtime, every time.Duration, fault func(n int)) {
 	t.Helper()
 	stop, stopped := make(chan struct{}), make(chan struct{})
+	end := time.Now().Add(runtime)
 	go func() {
 		defer close(stopped)
-		for n := 0; ; n++ {
+		// No longer than fio begins new requests: those that the engine's pauses
+		// between attempts have held up must come to an end.
+		for n := 0; time.Now().Before(end); n++ {
 			select {
 			case <-stop:
 				return
