@@ -175,7 +175,6 @@ func TestOneClientOnly(t *testing.T) {
 // connection only, as nbdkit's limit filter makes one. The volume has a healthy
 // connection, so every client must be served.
 func TestMultiConnThatIsNot(t *testing.T) {
-	t.Skip("until a reactor whose connection cannot be had uses another one's: its clients get EIO after the timeout")
 	s := nbdtest.StartServer(t, nbdtest.ServerOptions{Negotiation: nbdtest.Negotiation{MaxClients: 1, CloseExcess: true}})
 	e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{nbdVolume("disk", s.Addr(), trusting("3s", "1s"))}})
 	for i := range uint64(4) {
