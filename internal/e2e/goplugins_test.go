@@ -51,7 +51,7 @@ func TestGoPluginsThatMisbehave(t *testing.T) {
 	faults := append([]string{""}, badplugins.Faults...)
 	for _, f := range faults {
 		c.volumes = append(c.volumes, volume{name: "bad-" + f, plugin: "bad", server: "unix:" + addr,
-			options: fmt.Sprintf("fault = %q", f), more: trusting("400ms", "100ms")})
+			options: fmt.Sprintf("fault = %q", f), more: trusting("200ms", "100ms")})
 	}
 	e := startEngine(t, c)
 	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true})
@@ -98,7 +98,7 @@ func bearsFault(t *testing.T, e *engine, name string, at uint64, sound bool) {
 	}
 	c := e.dial(name, nbdtest.Options{Structured: true, MetaContexts: []string{nbdtest.BaseAllocation}})
 	possible := [][]byte{make([]byte, 8192)} // what a read may give
-	for i := range uint64(2) {
+	for i := range uint64(1) {
 		data := random(8192, at+i+1)
 		if err := c.Write(at, data, 0); err == nil {
 			possible = [][]byte{data}
