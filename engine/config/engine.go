@@ -30,7 +30,7 @@ type Engine struct {
 // Defaults and limits of [engine].
 const (
 	DefaultHTTP = "127.0.0.1:9177"
-	DefaultPoll = 20 * time.Microsecond
+	DefaultPoll = 50 * time.Microsecond
 	MaxPoll     = 10 * time.Millisecond
 	MaxReactors = 256
 )
@@ -46,7 +46,7 @@ func (r *reader) engine(s *section) Engine {
 	e.Admin = r.adminAddress(s, e.StateDir)
 	e.HTTP = parsed(s, "http", DefaultHTTP, "an address", `write HOST:PORT in quotes, or "" for none`, parseHTTP)
 	e.Reactors = s.integer("reactors", 0, 0, MaxReactors)
-	e.Poll = s.duration("poll", DefaultPoll, "20us", MaxPoll)
+	e.Poll = s.duration("poll", DefaultPoll, "50us", MaxPoll)
 	e.LogLevel = logLevel(s)
 	s.finish()
 	return e

@@ -22,21 +22,22 @@ type Handler interface {
 // Options of a reactor.
 type Options struct {
 	Index int
-	Spin  time.Duration // look for events this long before sleeping
+	Spin  time.Duration // look for events this long, at most, before sleeping
 }
 
 // Reactor is one event loop. Methods are for its own thread unless they say
 // otherwise.
 type Reactor struct {
 	index   int
-	spin    int64
+	spin    int64 // ns, the longest window
+	window  int64 // ns to look for events after the last one before sleeping
+	behind  bool  // this turn's requests came from a sender that does not wait for us
 	ep      int
 	wakeFD  int
 	now     int64 // ns, monotonic, taken once a turn
 	sources []*Source
 	free    []uint32 // unused places in sources
 	retired []uint32 // freed in this turn, usable from the next
-	worked  int      // requests that this turn has begun or ended
 	again   []*Source
 	runs    []*Source // the other buffer of again
 	defers  deferList
@@ -79,9 +80,10 @@ func (r *Reactor) Index() int { return r.index }
 // Now is the monotonic time in ns at which this turn began.
 func (r *Reactor) Now() int64 { return r.now }
 
-// Worked tells that n requests have begun or ended. A turn that brings many
-// says that their sender does not wait for each: see run.
-func (r *Reactor) Worked(n int) { r.worked += n }
+// Behind tells that requests have come in this turn from a sender that has not
+// yet read the answers to earlier ones. It does not wait for us, so it is no
+// reason to spin; sleeping lets more come together for the next turn.
+func (r *Reactor) Behind() { r.behind = true }
 
 // Start runs the loop on a thread of its own. Safe from any goroutine, once.
 func (r *Reactor) Start() {
@@ -114,12 +116,6 @@ func (r *Reactor) Stop() {
 	_ = sys.Close(r.ep)
 }
 
-// deepTurn is how many requests begun and ended in one turn show a deep queue.
-const deepTurn = 8
-
-// run is the loop. Spinning shortens the wait of a sender that has one request
-// at a time under way. With a deep queue nobody waits for the next turn;
-// sleeping lets more come together for it, and costs a wake-up for all of them.
 func (r *Reactor) run() {
 	lastBusy := r.now
 	for !r.stop.Load() {
@@ -136,20 +132,33 @@ func (r *Reactor) run() {
 		r.free = append(r.free, r.retired...)
 		r.retired = r.retired[:0]
 		r.turns.Store(r.turns.Load() + 1)
-		switch {
-		case r.worked >= deepTurn:
-			lastBusy = r.now - r.spin
-		case busy:
+		if busy {
+			r.adapt(r.now - lastBusy)
 			lastBusy = r.now
 		}
-		r.worked = 0
+	}
+}
+
+// adapt chooses how long to spin after a turn, from how long the turn had to be
+// waited for. If spinning for as long as is allowed would have met it, it may
+// meet the next; else ever less is spent on trying, until nothing is. What was
+// met asleep would have come sooner by what waking took, here and at the other
+// end: hence twice the time.
+func (r *Reactor) adapt(gap int64) {
+	switch {
+	case r.behind:
+		r.window, r.behind = 0, false
+	case gap <= 2*r.spin:
+		r.window = r.spin
+	default:
+		r.window /= 2
 	}
 }
 
 // wait gives the number of events that have come, sleeping only when the
 // reactor has been idle for its spin time and nothing is due.
 func (r *Reactor) wait(lastBusy int64) int {
-	if len(r.again) > 0 || !r.defers.empty() || r.now-lastBusy < r.spin {
+	if len(r.again) > 0 || !r.defers.empty() || r.now-lastBusy < r.window {
 		n, _ := sys.EpollPoll(r.ep, r.events[:])
 		return n
 	}

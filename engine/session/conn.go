@@ -58,6 +58,7 @@ type conn struct {
 	directives []directive
 	predict    prediction
 	wanted     uint64 // stream position + 1 at which the plugin last chose another cut
+	served     bool   // a request has ended well
 	acked      bool   // it acknowledged a write that is not durable by itself
 	closing    bool   // it asked to close when all is sent
 	hangup     bool   // the end of the stream is near: a short read does not mean that there is no more
@@ -251,6 +252,12 @@ func (cn *conn) lose(l loss) {
 	}
 	if cn.dialer != nil {
 		cn.dialer.Cancel()
+	}
+	if cn.served && !l.trap && !l.wrong {
+		c.backoff = 0 // it worked; what ended it is no reason to wait
+		if c.r.Now()-c.onlineAt < int64(time.Second) {
+			c.backoff = firstBackoff // unless it ends all the time
+		}
 	}
 	if was == online {
 		s.online.Add(-1)

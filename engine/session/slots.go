@@ -165,6 +165,7 @@ func (cn *conn) settle(n uint32) {
 	}
 	cn.order.remove(io)
 	if st == block.OK {
+		cn.served = true
 		st = cn.confirm(io, began)
 	}
 	cn.ch.finish(io, st)

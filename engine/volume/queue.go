@@ -70,7 +70,6 @@ func (q *Queue) Submit(batch []*IO) {
 // count notes that n requests have begun, or that -n have ended.
 func (q *Queue) count(n int) {
 	q.inFlight += n
-	q.lane.r.Worked(max(n, -n))
 	for _, s := range q.stats {
 		if s != nil {
 			s.InFlight += int64(n)

@@ -85,6 +85,9 @@ func (c *conn) submit() {
 	if len(c.batch) == 0 {
 		return
 	}
+	if c.l.path != "" && sys.RawUnread(c.fd) > 0 {
+		c.wk.r.Behind()
+	}
 	c.q.Submit(c.batch)
 	c.batch = c.batch[:0]
 }

@@ -14,11 +14,12 @@ import (
 
 // Ticks that a call may spend in a metered runtime. A collection of the
 // engine's own garbage waits for the call that is running, so calls on the
-// data path get little: 10⁵ ticks are some 10 µs of what a compiler makes of
-// ordinary Go, and 0.5 ms of the emptiest loop. The nbd plugin needs about 320
-// ticks for a request, 10⁶ to start, and 2·10⁶ to collect its garbage.
+// data path get little: 4·10⁵ ticks are some 50 µs of what a compiler makes of
+// ordinary Go, and 2 ms of the emptiest loop. The nbd plugin needs about 320
+// ticks for a request, 10⁶ to start, and 2·10⁶ to collect its garbage; a Go
+// guest whose stack grows needs up to 3·10⁵ for that.
 const (
-	BudgetCall  = 100_000    // one call on the data path, plus PerByte
+	BudgetCall  = 400_000    // one call on the data path, plus PerByte
 	PerByte     = 32         // for each byte of events
 	BudgetLogin = 20_000_000 // opened, goodbye, save, and what comes before login is done
 	BudgetIdle  = 50_000_000 // collecting garbage
