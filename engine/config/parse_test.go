@@ -157,7 +157,7 @@ plugin = "null"
 	same(t, "state_dir", e.StateDir, DefaultStateDir())
 	same(t, "admin", e.Admin.String(), "unix:"+DefaultStateDir()+"/admin.sock")
 	same(t, "http", e.HTTP, "127.0.0.1:9177")
-	same(t, "poll", e.Poll, 20*time.Microsecond)
+	same(t, "poll", e.Poll, 50*time.Microsecond)
 	same(t, "reactors", e.Reactors, 0)
 	same(t, "log_level", e.LogLevel, slog.LevelInfo)
 	same(t, "engine's line", e.Line, 0)
