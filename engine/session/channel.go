@@ -40,8 +40,11 @@ type channel struct {
 	backoff  time.Duration
 	onlineAt int64
 
-	lastAck atomic.Int64 // when a write that a flush must cover was acknowledged, ns
-	flushed atomic.Int64 // a flush that was acknowledged here began then
+	firstAck int64        // when the first write that no flush covers was acknowledged, ns
+	lastAck  int64        // and the last one; 0: none was
+	flushed  atomic.Int64 // a flush that was acknowledged here began then, ns
+	since    atomic.Int64 // its connection came online then, ns
+	covers   atomic.Bool  // it covers other connections, too
 
 	up      atomic.Bool // the connection is online
 	before  bool        // there was a connection before
@@ -210,28 +213,46 @@ func (c *channel) failWaiting(st block.Status) {
 }
 
 // dirty reports whether writes have been acknowledged that no flush covers.
-func (c *channel) dirty() bool {
-	ack := c.lastAck.Load()
-	return ack != 0 && ack > c.flushed.Load() && ack > c.s.flushed.Load()
+func (c *channel) dirty() bool { return c.lastAck != 0 && !c.covered() }
+
+// covered reports whether a flush that was acknowledged covers what was
+// acknowledged here from firstAck to lastAck. One on another connection does
+// only if that connection was there before: a newer one may lead to a server
+// that has restarted in between and lost what it had not written.
+func (c *channel) covered() bool {
+	if c.flushed.Load() > c.lastAck {
+		return true
+	}
+	for i := range c.s.channels {
+		o := c.s.channels[i].Load()
+		if o == nil || o == c || !o.covers.Load() {
+			continue
+		}
+		if o.flushed.Load() > c.lastAck && o.since.Load() <= c.firstAck {
+			return true
+		}
+	}
+	return false
 }
 
 // acknowledged notes that writes have been acknowledged that are not durable
 // by themselves. The time is taken after the fact, and a flush's before it is
 // sent, so that a flush never seems to cover what it does not.
-func (c *channel) acknowledged(now int64) { c.lastAck.Store(now) }
+func (c *channel) acknowledged(now int64) {
+	if !c.dirty() {
+		c.firstAck = c.r.Now() // before the fact: see covered
+	}
+	c.lastAck = now
+}
 
-// flushedSince notes that a flush that began at t has been acknowledged.
-func (c *channel) flushedSince(t int64, all bool) {
+// flushedSince notes that a flush has been acknowledged that began at t, on a
+// connection that came online at since; all says that it covers what other
+// connections have written. since is stored before t: who sees the new time
+// sees the connection that it belongs to.
+func (c *channel) flushedSince(t, since int64, all bool) {
+	c.covers.Store(all)
+	c.since.Store(since)
 	c.flushed.Store(max(c.flushed.Load(), t))
-	if !all {
-		return
-	}
-	for {
-		old := c.s.flushed.Load()
-		if old >= t || c.s.flushed.CompareAndSwap(old, t) {
-			return
-		}
-	}
 }
 
 // shut takes leave of the server and calls gone when that is over.

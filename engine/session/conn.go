@@ -29,16 +29,17 @@ const (
 
 // conn is a connection of a channel and the plugin's state machine for it.
 type conn struct {
-	ch     *channel
-	log    *slog.Logger
-	state  connState
-	number uint32 // in the session, valid from login on
-	addr   transport.Address
-	dialer *transport.Dialer
-	stream *transport.Stream
-	inst   guest.Instance
-	cancel context.CancelFunc // ends the preparation off the reactor
-	timer  reactor.Timer      // login's, goodbye's or the fence's deadline
+	ch       *channel
+	log      *slog.Logger
+	state    connState
+	onlineAt int64  // ns, taken after the login
+	number   uint32 // in the session, valid from login on
+	addr     transport.Address
+	dialer   *transport.Dialer
+	stream   *transport.Stream
+	inst     guest.Instance
+	cancel   context.CancelFunc // ends the preparation off the reactor
+	timer    reactor.Timer      // login's, goodbye's or the fence's deadline
 
 	// What the plugin said of the connection.
 	info    block.Info
@@ -175,6 +176,7 @@ func (cn *conn) goOnline(maxConns uint32, depth uint32) {
 	c.up.Store(true)
 	c.without = false
 	c.onlineAt = c.r.Now()
+	cn.onlineAt = sys.Nanotime()
 	s.online.Add(1)
 	s.mu.Lock()
 	s.lastErr = ""
@@ -427,7 +429,7 @@ func (cn *conn) fenced(how string) {
 // their connection was lost (rule 3).
 func (s *Session) lostCache(c *channel) {
 	s.counters.lostCaches.Add(1)
-	c.lastAck.Store(0)
+	c.lastAck = 0
 	if s.opt.TrustCache {
 		s.log.Warn("connection lost with unflushed writes; on_lost_cache = \"trust\": the server is trusted to have kept them")
 		return

@@ -78,7 +78,6 @@ type Session struct {
 	fences   fenceTable
 	counters counters
 	channels []atomic.Pointer[channel] // by reactor
-	flushed  atomic.Int64              // a flush that covers all began then, ns
 	stopped  atomic.Bool
 	home     atomic.Pointer[reactor.Reactor] // set with the first limits
 	online   atomic.Int32                    // connections that are
@@ -221,14 +220,19 @@ func (s *Session) learn(info block.Info, conns uint32) error {
 	changed := old == nil || *old != info
 	s.info = &info
 	s.mu.Unlock()
+	// Of several connections each is flushed for itself, whatever the server
+	// promises: one that has come back after a crash of the server cannot
+	// vouch for what was acknowledged on another one before (rule 3).
+	told := info
+	told.Caps &^= block.CapFlushCoversAll
 	if old == nil {
-		return s.attach(info, conns)
+		return s.attach(told, conns)
 	}
 	if changed {
 		if info.Size > old.Size {
 			s.log.Info("the disk has grown", "from", old.Size, "to", info.Size)
 		}
-		s.opt.Volume.SetInfo(info)
+		s.opt.Volume.SetInfo(told)
 	}
 	return nil
 }

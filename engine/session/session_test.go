@@ -324,3 +324,22 @@ func TestPromiseOfConnectionsThatIsNotKept(t *testing.T) {
 		t.Fatal(st)
 	}
 }
+
+// A flush over one of several connections does not vouch for what was
+// acknowledged on another, which may have led to a server that has crashed since.
+func TestFlushVisitsEveryConnection(t *testing.T) {
+	s, r := serve(t, nbdtest.ServerOptions{}, rigOptions{reactors: 2})
+	a, b := r.open(0), r.open(1)
+	b.write(0, random(4096, 1))
+	if st := a.flush(); st != block.OK {
+		t.Fatal(st)
+	}
+	if n := s.Count(nbdtest.Op(nbdtest.CmdFlush)); n != 2 {
+		t.Fatalf("%d flushes reached the server, want one on each connection", n)
+	}
+	b.write(0, random(4096, 2))
+	s.KillAll(nbdtest.RST)
+	if st := a.flush(); st != block.EIO {
+		t.Fatalf("flush over A after B's writes became unknown: %v", st)
+	}
+}

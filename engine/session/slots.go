@@ -188,7 +188,7 @@ func (cn *conn) confirm(io *volume.IO, began int64) block.Status {
 			return block.EIO
 		}
 	case block.OpFlush:
-		cn.ch.flushedSince(began, cn.info.Has(block.CapFlushCoversAll))
+		cn.ch.flushedSince(began, cn.onlineAt, cn.info.Has(block.CapFlushCoversAll))
 	case block.OpWrite, block.OpWriteZeroes, block.OpDiscard:
 		if io.Flags&block.FUA == 0 && cn.info.Has(block.CapFlush) {
 			cn.acked = true
