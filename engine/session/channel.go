@@ -83,7 +83,12 @@ func (c *channel) enqueue(io *volume.IO) {
 	io.Lower.Place.Seq = c.seq
 	c.waiting.pushBack(io)
 	c.r.Defer(&c.submit)
-	if !c.tick.Running() {
+	c.watchDeadlines()
+}
+
+// watchDeadlines has onTick look after what waits.
+func (c *channel) watchDeadlines() {
+	if c.waiting.Len() > 0 && !c.tick.Running() {
 		c.r.StartTimer(&c.tick, c.tickEvery())
 	}
 }

@@ -151,7 +151,7 @@ func (cn *conn) dialed(fd int, err error) {
 	cn.send()
 }
 
-// online is called with the first limits: the login is done.
+// goOnline is called with the first limits: the login is done.
 func (cn *conn) goOnline(maxConns uint32, depth uint32) {
 	s, c := cn.s(), cn.ch
 	if err := s.learn(cn.info, maxConns); err != nil {
@@ -321,9 +321,7 @@ func (cn *conn) sortRequests() {
 		}
 		c.waiting.insert(io)
 	}
-	if c.waiting.Len() > 0 && !c.tick.Running() {
-		c.r.StartTimer(&c.tick, c.tickEvery())
-	}
+	c.watchDeadlines()
 }
 
 // endPlugin tells the state machine that its connection is gone, unless it is
@@ -419,9 +417,7 @@ func (cn *conn) fenced(how string) {
 		c.s.counters.replays.Add(1)
 		c.waiting.insert(io)
 	}
-	if c.waiting.Len() > 0 && !c.tick.Running() {
-		c.r.StartTimer(&c.tick, c.tickEvery())
-	}
+	c.watchDeadlines()
 	c.r.Defer(&c.submit)
 }
 

@@ -75,7 +75,7 @@ func (cn *conn) closedEvent(l loss) {
 }
 
 func (cn *conn) timerEvent(id uint32) {
-	if cn.inst == nil || cn.state == lost {
+	if !cn.alive() {
 		return
 	}
 	if !cn.timerRate.ok(cn.ch.r.Now(), 10*time.Millisecond, 100) {
@@ -92,9 +92,13 @@ func (cn *conn) timerEvent(id uint32) {
 	}
 }
 
+// alive reports whether the plugin has been told of its connection, and not yet
+// of its end.
+func (cn *conn) alive() bool { return cn.inst != nil && cn.stream != nil && cn.state != lost }
+
 // sessionData tells the plugin what the control connection has published.
 func (cn *conn) sessionData(data []byte) {
-	if cn.inst == nil || cn.state == lost || cn.stream == nil {
+	if !cn.alive() {
 		return
 	}
 	const fixed = int(unsafe.Sizeof(abi.SessionData{}))
@@ -109,7 +113,7 @@ func (cn *conn) sessionData(data []byte) {
 
 // message hands the plugin what another connection of the session sent it.
 func (cn *conn) message(from uint32, data []byte) {
-	if cn.inst == nil || cn.state == lost || cn.stream == nil {
+	if !cn.alive() {
 		return
 	}
 	const fixed = int(unsafe.Sizeof(abi.Message{}))

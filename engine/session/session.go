@@ -85,7 +85,7 @@ type Session struct {
 	// mu guards what follows. It is held for short copies only, on reactors
 	// too, and nothing else is locked under it but the volume's watchers.
 	mu       sync.Mutex
-	info     *block.Info // as first seen
+	info     *block.Info // as last seen
 	data     []byte      // session data
 	conns    map[uint32]*conn
 	path     int    // index of the path in use
@@ -277,13 +277,7 @@ func (s *Session) stop(why string) {
 
 // loseAll ends every connection; each is made anew.
 func (s *Session) loseAll(why string) {
-	s.mu.Lock()
-	all := make([]*conn, 0, len(s.conns))
-	for _, c := range s.conns {
-		all = append(all, c)
-	}
-	s.mu.Unlock()
-	for _, c := range all {
+	for _, c := range s.others(nil) {
 		c.ch.r.Post(reactor.MailFunc(func() { c.lose(loss{text: why}) }))
 	}
 }
@@ -307,19 +301,26 @@ func (s *Session) unregister(n uint32) {
 	s.mu.Unlock()
 }
 
+// others gives the session's connections but for one.
+func (s *Session) others(but *conn) []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*conn, 0, len(s.conns))
+	for _, c := range s.conns {
+		if c != but {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 // publish hands session data to all other connections.
 func (s *Session) publish(from *conn, data []byte) {
 	copied := append([]byte(nil), data...)
 	s.mu.Lock()
 	s.data = copied
-	others := make([]*conn, 0, len(s.conns))
-	for _, c := range s.conns {
-		if c != from {
-			others = append(others, c)
-		}
-	}
 	s.mu.Unlock()
-	for _, c := range others {
+	for _, c := range s.others(from) {
 		c.ch.r.Post(reactor.MailFunc(func() { c.sessionData(copied) }))
 	}
 }

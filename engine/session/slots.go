@@ -7,20 +7,13 @@ import (
 	"blockengine/sdk/block"
 )
 
-// What a slot is in use for.
-const (
-	slotFree    = iota
-	slotOffered // in the batch that the plugin is looking at
-	slotTaken
-)
-
 // slot is what a connection knows of a request that the plugin holds. Its tag
 // is the slot's number with a generation, so that a tag of the past is
 // recognised.
 type slot struct {
 	io    *volume.IO // nil: it was failed upwards, what still comes is thrown away
 	gen   uint32
-	state uint8
+	held  bool         // the plugin holds it, or is being offered it
 	ended bool         // the plugin has completed it; loans are outstanding
 	st    block.Status // then
 	recv  int32        // receive directives that are not carried out
@@ -58,7 +51,7 @@ func (cn *conn) offer(io *volume.IO) uint64 {
 	cn.free = cn.free[:len(cn.free)-1]
 	s := &cn.slots[n]
 	s.gen++
-	s.io, s.state, s.ended, s.st = io, slotOffered, false, block.OK
+	s.io, s.held, s.ended, s.st = io, true, false, block.OK
 	s.recv, s.lent, s.high, s.hashed = 0, 0, 0, false
 	if s.digests > 0 {
 		s.renewDigests()
@@ -91,7 +84,7 @@ func (cn *conn) find(tag uint64) *slot {
 		return nil
 	}
 	s := &cn.slots[n]
-	if s.gen != gen || s.state == slotFree || s.ended {
+	if s.gen != gen || !s.held || s.ended {
 		return nil
 	}
 	return s
@@ -104,7 +97,7 @@ const keepPrivate = 256 << 10
 // vacate makes a slot free.
 func (cn *conn) vacate(n uint32) {
 	s := &cn.slots[n]
-	s.io, s.state = nil, slotFree
+	s.io, s.held = nil, false
 	if len(s.private) > keepPrivate {
 		s.private = nil
 	}

@@ -68,7 +68,6 @@ func (cn *conn) offerBatch() int {
 		}
 		at += requestSize
 		cn.offered = append(cn.offered, uint32(tag))
-		cn.slots[uint32(tag)].state = slotTaken
 		cn.order.pushBack(io)
 	}
 	return at
@@ -98,7 +97,7 @@ func (cn *conn) handPayload() bool {
 	for _, n := range cn.offered {
 		s := &cn.slots[n]
 		io := s.io
-		if s.state != slotTaken || io == nil || io.Op != block.OpWrite {
+		if !s.held || io == nil || io.Op != block.OpWrite {
 			continue
 		}
 		tag := tagOf(n, s.gen)
