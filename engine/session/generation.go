@@ -1,0 +1,101 @@
+package session
+
+import (
+	"sync/atomic"
+
+	"blockengine/engine/pluginhost/guest"
+	"blockengine/sdk/block"
+	"blockengine/sdk/manifest"
+)
+
+// Generation is a version of a volume's plugin as its session runs it. It is
+// not changed once it is made, but for what it counts. Its methods are safe
+// from any goroutine.
+type Generation struct {
+	number   int
+	module   guest.Module
+	options  []byte
+	copies   bool // the plugin transforms payload
+	counters genCounters
+	loads    []genLoad // by reactor, each written by that reactor alone
+}
+
+// NewGeneration makes a generation for one session. options are "name=value\0"
+// in the order of the module's manifest and may hold secrets; reactors is how
+// many there are.
+func NewGeneration(number int, m guest.Module, options []byte, reactors int) *Generation {
+	return &Generation{number: number, module: m, options: options,
+		copies: m.Manifest().Payload == manifest.Copy, loads: make([]genLoad, reactors)}
+}
+
+// Number tells a plugin's generations apart; a later one has a greater number.
+func (g *Generation) Number() int { return g.number }
+
+// Health is what has become of a generation's connections and requests since it
+// was made.
+type Health struct {
+	Traps      uint64 // ends of an instance by the plugin's own fault
+	Violations uint64 // breaches of the contract
+	Refused    uint64 // connections that could not be had: dialled, or begun, and never online
+	Lost       uint64 // connections that were online, whoever ended them
+	Reads      Load
+	Writes     Load // all that modifies, and flush
+}
+
+// Load counts requests that a plugin has finished.
+type Load struct {
+	Requests uint64
+	Errors   uint64 // of them
+	NS       uint64 // sum of their times from offer to end
+}
+
+// Since gives what has come to pass after an earlier Health.
+func (h Health) Since(old Health) Health {
+	return Health{
+		Traps: h.Traps - old.Traps, Violations: h.Violations - old.Violations,
+		Refused: h.Refused - old.Refused, Lost: h.Lost - old.Lost,
+		Reads: h.Reads.since(old.Reads), Writes: h.Writes.since(old.Writes),
+	}
+}
+
+func (l Load) since(old Load) Load {
+	return Load{l.Requests - old.Requests, l.Errors - old.Errors, l.NS - old.NS}
+}
+
+type genCounters struct{ traps, violations, refused, lost atomic.Uint64 }
+
+// genLoad is what a reactor counts. The atomics are for who reads: only one
+// thread writes, so it need not lock the bus.
+type genLoad struct {
+	of [2]struct{ requests, errors, ns atomic.Uint64 } // reads, writes
+	_  [64]byte                                        // the next reactor's is on another cache line
+}
+
+// Health gives a snapshot.
+func (g *Generation) Health() Health {
+	h := Health{Traps: g.counters.traps.Load(), Violations: g.counters.violations.Load(),
+		Refused: g.counters.refused.Load(), Lost: g.counters.lost.Load()}
+	for i := range g.loads {
+		for j, to := range []*Load{&h.Reads, &h.Writes} {
+			from := &g.loads[i].of[j]
+			to.Requests += from.requests.Load()
+			to.Errors += from.errors.Load()
+			to.NS += from.ns.Load()
+		}
+	}
+	return h
+}
+
+// count notes that a request has ended on reactor r after ns.
+func (g *Generation) count(r int, op block.Op, st block.Status, ns int64) {
+	kind := 0
+	if op.Modifies() || op == block.OpFlush {
+		kind = 1
+	}
+	l := &g.loads[r].of[kind]
+	l.requests.Store(l.requests.Load() + 1)
+	l.ns.Store(l.ns.Load() + uint64(max(ns, 0)))
+	if st != block.OK {
+		l.errors.Store(l.errors.Load() + 1)
+	}
+}
