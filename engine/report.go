@@ -60,7 +60,7 @@ func (e *engine) engineStatus(snap *metrics.Snapshot) admin.Engine {
 }
 
 func volumeStatus(d *pluginhost.Disk, c admin.Counts) admin.Volume {
-	p := d.Plugin
+	p := d.Plugin()
 	a := admin.Volume{Name: d.Config.Name, ReadOnly: d.Config.ReadOnly, Plugin: p.Name, Generation: p.Generation,
 		Version: p.Version, Hash: p.Hash, Options: d.Shown(), Caps: []string{}, Counts: c}
 	st, reason := d.Volume.State()
@@ -84,7 +84,7 @@ func (e *engine) pluginStatus(p *pluginhost.Plugin) admin.Plugin {
 		a.ABI = abiText(p.ABI)
 	}
 	for _, d := range e.disks {
-		if d.Plugin == p {
+		if d.Plugin() == p {
 			a.Volumes = append(a.Volumes, d.Config.Name)
 		}
 	}

@@ -65,7 +65,7 @@ func (s *sampler) begin() <-chan struct{} {
 func (e *engine) collect() metrics.Snapshot {
 	s := metrics.Snapshot{Draining: e.draining.Load()}
 	for _, d := range e.disks {
-		v := metrics.Volume{Name: d.Config.Name, Plugin: d.Plugin.Name}
+		v := metrics.Volume{Name: d.Config.Name, Plugin: d.Plugin().Name}
 		v.State, v.Reason = d.Volume.State()
 		if info, ok := d.Volume.Info(); ok {
 			v.Size = info.Size

@@ -20,9 +20,7 @@ import (
 type Disk struct {
 	Volume *volume.Volume
 	Config config.Volume
-	Plugin *Plugin
 
-	values   Values
 	identity *Identity
 	reactors []*reactor.Reactor
 	home     *reactor.Reactor
@@ -31,9 +29,12 @@ type Disk struct {
 	cancel context.CancelFunc // ends the opening of a store
 	opened chan struct{}      // closed when nobody is at opening any more
 
-	// mu guards session, which comes once.
+	// mu guards session, which comes once, and what an upgrade changes: what
+	// the volume runs, and its options as that knows them.
 	mu      sync.Mutex
 	session *session.Session
+	plugin  *Plugin
+	values  Values
 }
 
 // DiskOptions say what a Disk is made of.
@@ -50,7 +51,7 @@ type DiskOptions struct {
 // NewDisk makes a Disk whose volume is Opening. Start opens it.
 func NewDisk(o DiskOptions) *Disk {
 	return &Disk{
-		Config: o.Config, Plugin: o.Plugin, values: o.Values, identity: o.Identity,
+		Config: o.Config, plugin: o.Plugin, values: o.Values, identity: o.Identity,
 		reactors: o.Reactors, home: o.Home, log: o.Log,
 		Volume: volume.New(volume.Options{
 			Name: o.Config.Name, ReadOnly: o.Config.ReadOnly, Reactors: o.Reactors, Log: o.Log}),
@@ -62,7 +63,7 @@ func NewDisk(o DiskOptions) *Disk {
 // what has become of it, and what keeps failing is tried again until Close. An
 // error means that it cannot even be tried. Start is called once.
 func (d *Disk) Start() error {
-	if d.Plugin.Kind == Store {
+	if d.Plugin().Kind == Store {
 		ctx, cancel := context.WithCancel(context.Background())
 		d.cancel = cancel
 		go d.openStore(ctx)
@@ -78,14 +79,14 @@ func (d *Disk) openSession() error {
 	if err != nil {
 		return fmt.Errorf("volume %q: %w", d.Config.Name, err)
 	}
-	v := &d.Config
+	v, p, values := &d.Config, d.Plugin(), d.optionValues()
 	s, err := session.Open(session.Options{
-		Volume: d.Volume, Module: d.Plugin.module, Options: d.values.Encoded(),
+		Volume: d.Volume, Module: p.module, Options: values.Encoded(),
 		Paths: paths(v), Reactors: d.reactors, Home: d.home,
 		Connections: v.Connections, ReadOnly: v.ReadOnly, Timeout: v.Timeout, Fence: v.Fence,
 		TrustCache: v.OnLostCache == config.LostCacheTrust,
 		HostID:     d.identity.Host(), SessionID: id,
-		Log: d.log.With("plugin", d.Plugin.Name),
+		Log: d.log.With("plugin", p.Name),
 	})
 	if err != nil {
 		return err
@@ -107,6 +108,20 @@ func paths(v *config.Volume) []transport.Address {
 	return list
 }
 
+// Plugin is what the volume runs now; an upgrade changes it.
+func (d *Disk) Plugin() *Plugin {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.plugin
+}
+
+// optionValues are the volume's options as its plugin knows them.
+func (d *Disk) optionValues() Values {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.values
+}
+
 // Session is what a volume on a protocol plugin stands on, else nil.
 func (d *Disk) Session() *session.Session {
 	d.mu.Lock()
@@ -115,7 +130,7 @@ func (d *Disk) Session() *session.Session {
 }
 
 // Shown gives the volume's options without secrets.
-func (d *Disk) Shown() map[string]string { return d.values.Shown() }
+func (d *Disk) Shown() map[string]string { return d.optionValues().Shown() }
 
 // Close flushes the volume, takes leave of its server and releases it. The
 // volume's queues have been closed before. It comes back when that is done, or

@@ -19,9 +19,10 @@ const (
 // or ctx ends.
 func (d *Disk) openStore(ctx context.Context) {
 	defer close(d.opened)
-	log, said := d.log.With("volume", d.Config.Name, "plugin", d.Plugin.Name), ""
+	p, values := d.Plugin(), d.optionValues()
+	log, said := d.log.With("volume", d.Config.Name, "plugin", p.Name), ""
 	for wait := firstRetry; ctx.Err() == nil; wait = min(2*wait, lastRetry) {
-		dev, err := d.Plugin.store.Open(ctx, d.values.Store(&d.Config))
+		dev, err := p.store.Open(ctx, values.Store(&d.Config))
 		if err == nil {
 			d.attach(ctx, dev, log)
 			return
