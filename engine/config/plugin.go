@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Runtime is how a plugin is executed.
@@ -38,12 +39,25 @@ var builtins = map[string]Kind{
 
 // Plugin is a [[plugin]] section, or a builtin plugin without one.
 type Plugin struct {
-	Place          // Line is 0 for a builtin without a section
-	Name    string // what volumes refer to
+	Place         // Line is 0 for a builtin without a section
+	Name   string // what volumes refer to
+	Source        // what is to be loaded
+	Memory uint64 // wasm: the most linear memory, in bytes, whole pages
+	// Watch is how long a new version is watched after an upgrade; 0: not at
+	// all. Plugins that cannot be upgraded in use have 0.
+	Watch time.Duration
+	// Own is what the file itself names. It differs from Source where a drop-in
+	// stands in for it.
+	Own Source
+	// DropIn is the path of the drop-in that Source is from, or "".
+	DropIn string
+}
+
+// Source says which code a plugin is. Two that are equal load the same file.
+type Source struct {
 	Runtime Runtime
 	Path    string // wasm: absolute path of the module
 	SHA256  string // wasm: the module's hash in lower-case hex, or "": any
-	Memory  uint64 // wasm: the most linear memory, in bytes, whole pages
 }
 
 // Defaults and limits of a WebAssembly plugin's memory.
@@ -52,6 +66,12 @@ const (
 	MinPluginMemory     = 1 * MiB
 	MaxPluginMemory     = 4*GiB - wasmPage // 65535 pages: one less than 32 bits can count
 	wasmPage            = 64 * KiB
+)
+
+// Default and limit of the watch after an upgrade.
+const (
+	DefaultWatch = 10 * time.Second
+	MaxWatch     = time.Hour
 )
 
 // Kind is the plugin's kind as far as the configuration can know it.
@@ -71,10 +91,20 @@ func (c *Config) Plugin(name string) (Plugin, bool) {
 		}
 	}
 	if _, ok := builtins[name]; ok {
-		label := "builtin plugin " + quote(name)
-		return Plugin{Place: Place{key: "plugin", label: label}, Name: name, Runtime: RuntimeBuiltin}, true
+		return builtin(name), true
 	}
 	return Plugin{}, false
+}
+
+// builtin is a builtin plugin that the file says nothing of.
+func builtin(name string) Plugin {
+	p := Plugin{Place: Place{key: "plugin", label: "builtin plugin " + quote(name)}, Name: name,
+		Source: Source{Runtime: RuntimeBuiltin}}
+	p.Own = p.Source
+	if p.Kind() != KindStore {
+		p.Watch = DefaultWatch
+	}
+	return p
 }
 
 // Builtins are the names of the builtin plugins, sorted.
@@ -95,11 +125,16 @@ func (r *reader) plugin(s *section) Plugin {
 	p.SHA256 = parsed(s, "sha256", "", "a hash", "write 64 hex digits in quotes", parseSHA256)
 	memory := s.size("memory", DefaultPluginMemory, MinPluginMemory, MaxPluginMemory)
 	p.Memory = (memory + wasmPage - 1) / wasmPage * wasmPage
+	p.Watch = s.duration("watch", DefaultWatch, "10s", MaxWatch)
 	s.finish()
 	r.checkRuntime(s, p)
 	if p.Runtime != RuntimeWasm {
 		p.Memory = 0
 	}
+	if p.Kind() == KindStore {
+		p.Watch = 0
+	}
+	p.Own = p.Source
 	return p
 }
 
@@ -126,6 +161,9 @@ func checkBuiltin(s *section, p Plugin) {
 		if s.has(key) {
 			s.bad(key, "is not for a builtin plugin", `remove it, or write runtime = "wasm"`)
 		}
+	}
+	if p.Kind() == KindStore && s.has("watch") {
+		s.bad("watch", "is not for a store plugin, which cannot be upgraded while it is in use", "remove it")
 	}
 	if _, ok := builtins[p.Name]; !ok && p.Name != "" {
 		s.bad("name", quote(p.Name)+" is no builtin plugin",
