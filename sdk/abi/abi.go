@@ -43,14 +43,16 @@ const (
 )
 
 // Limits on single records and on what a plugin may hold; beyond them the
-// engine ends the connection with a protocol violation.
+// engine ends the connection with a protocol violation. Session data and state
+// go into one Opened record, so together they leave room for the options in a
+// buffer of InSize.
 const (
 	MaxInline  = 32 << 10 // bytes inline in one Send, Publish, State, Message or Data
 	MaxTimers  = 16       // timers of a connection
 	MinTimerNS = 1e6      // a timer set to fire sooner fires after this long
 	MaxWant    = 32 << 10 // largest Min and Max of a Want
 	MaxText    = 1024     // bytes of a log line or failure text that are kept
-	MaxState   = 1 << 20  // handover state, all its records together
+	MaxState   = 16 << 10 // handover state, all its records together
 	MaxSession = 32 << 10 // session data
 )
 

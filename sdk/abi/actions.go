@@ -31,7 +31,7 @@ const (
 	ActMessage  = 19 // Message: to another connection of the session
 	ActFail     = 20 // Fail: this connection, or the session, cannot go on
 	ActClose    = 21 // Header: close when what is queued has been sent
-	ActState    = 22 // Bytes: the answer to Save
+	ActState    = 22 // Bytes: the answer to Save, if the connection can be handed over now
 	ActHash     = 23 // Hash: compute a digest of a payload
 	ActPath     = 24 // PathState: news of the path's state
 	ActRedirect = 25 // Bytes: go to this address instead

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unsafe"
 )
 
 const manual = "../PLUGIN.md"
@@ -61,6 +62,26 @@ func TestManualConstants(t *testing.T) {
 	}
 	if len(values) < 80 {
 		t.Errorf("only %d constants were found", len(values))
+	}
+}
+
+// What a call may spend is the engine's to say.
+func TestManualBudgets(t *testing.T) {
+	text := read(t, manual)
+	values := constants(t, "../../engine/pluginhost/guest")
+	for _, name := range []string{"BudgetCall", "PerByte", "BudgetLogin", "BudgetIdle", "BudgetInit"} {
+		if row := fmt.Sprintf("| %s | %s |", name, values[name]); !strings.Contains(text, row) {
+			t.Errorf("%s is %q; %s lacks the row that begins with %s", name, values[name], manual, row)
+		}
+	}
+}
+
+// A largest state fits into an Opened record, with the largest session data
+// and options of a good size.
+func TestOpenedHasRoom(t *testing.T) {
+	const options = 15 << 10
+	if n := int(unsafe.Sizeof(Opened{})) + options + MaxSession + MaxState; n > InSize {
+		t.Errorf("an Opened record may be %d bytes long, and the buffer is %d", n, InSize)
 	}
 }
 

@@ -13,7 +13,7 @@ const (
 	EvClosed   = 7  // Closed: the connection is gone; last of all events
 	EvMessage  = 8  // Message: from another connection of the session
 	EvSession  = 9  // SessionData: the control connection published anew
-	EvSave     = 10 // Header: answer with State; nothing is outstanding
+	EvSave     = 10 // Header: answer with State, in this call; nothing is outstanding
 	EvIdle     = 11 // Header: time to clean up (collect garbage)
 	EvDigest   = 12 // Digest: a digest asked for is ready
 	EvPayload  = 13 // Payload: a write's bytes, for plugins that transform them
@@ -29,9 +29,9 @@ const (
 // How a connection came to be.
 const (
 	SessionFirst     = 1 // the volume's first session
-	SessionReconnect = 2 // after a loss
-	SessionSecond    = 3 // beside an older generation's session
-	SessionResumed   = 4 // State holds what the older generation saved
+	SessionReconnect = 2 // after a loss, or after another generation's session has ended
+	SessionSecond    = 3 // beside an older generation's session, to stay or for a trial
+	SessionResumed   = 4 // goes on with an older generation's connection; State holds what it saved
 )
 
 // Opened tells a plugin of its connection. After the fixed part come, each

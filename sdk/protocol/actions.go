@@ -276,7 +276,7 @@ func (a *Actions) Fail(scope uint32, s block.Status, text string) {
 // Close closes the connection when what is queued has been sent.
 func (a *Actions) Close() { record[abi.Header](a, abi.ActClose, 0) }
 
-// State answers Save.
+// State answers Save, with at most abi.MaxState bytes.
 func (a *Actions) State(b []byte) {
 	for len(b) > abi.MaxInline {
 		a.inline(abi.ActState, abi.FlagMore, b[:abi.MaxInline])

@@ -32,7 +32,9 @@ type Plugin interface {
 // Base implements everything but Opened, Submit and Received.
 type Conn interface {
 	// Opened comes first. The plugin logs in: it sends, receives, and in the
-	// end says Limits, after which requests come.
+	// end says Limits, after which requests come. With SessionResumed there is
+	// no login: it says Limits at once and sends nothing, or it says Fail if it
+	// does not understand the state.
 	Opened(a *Actions, o *Opened)
 	// Submit offers a batch and returns how many of it, from the start, were
 	// taken; with the others it must do nothing. From the first refusal on the
@@ -64,8 +66,10 @@ type Conn interface {
 	// Payload is a copy of bytes of a write, from offset from of its payload
 	// on, for a plugin whose manifest says that it transforms payload.
 	Payload(a *Actions, tag, from uint64, data []byte)
-	// Save is called with nothing outstanding, at a message boundary: give
-	// the state from which another version resumes with State.
+	// Save is called with nothing outstanding: give, with State, what another
+	// version resumes from, and nothing else; or nothing at all if that is not
+	// possible at this moment. It changes nothing: the connection may go on
+	// afterwards as if Save had not been called, or be dropped without Closed.
 	Save(a *Actions)
 }
 
@@ -95,7 +99,8 @@ type Opened struct {
 	options []byte // "name=value\0" …
 	// Session is the session data that the control connection published.
 	SessionData []byte
-	// State is what the version before saved, when Session is SessionResumed.
+	// State is what another version saved, when Session is SessionResumed. It
+	// may be anything: an older format, a newer one, or not this plugin's.
 	State []byte
 }
 
@@ -153,4 +158,4 @@ func (Base) Digest(*Actions, *abi.Digest) {}
 func (Base) Payload(*Actions, uint64, uint64, []byte) {}
 
 // Save gives no state; a plugin whose Limits promise handover overrides it.
-func (Base) Save(a *Actions) { a.State(nil) }
+func (Base) Save(*Actions) {}
