@@ -28,33 +28,36 @@ const (
 	formExtended
 )
 
-// conn is the state machine of one connection to a server.
+// conn is the state machine of one connection to a server. What each request
+// needs stands first.
 type conn struct {
 	protocol.Base
-	mask  uint64 // cookies are tags XOR mask
-	phase phase
-	form  form
-	min   uint32 // the Want in force
-	table *table // made when login is done
-	pool  pool
-	chunk statusChunk // the block status chunk that is being received
+	mask       uint64 // cookies are tags XOR mask
+	phase      phase
+	form       form
+	windowed   bool   // a request was refused; since then each free slot is told
+	hasContext bool   // base:allocation was agreed on
+	min        uint32 // the Want in force
+	table      *table // made when login is done
+	maxEffect  uint64 // longest request without payload; 0: any
+	maxPayload uint32 // bytes
+	context    uint32 // id of base:allocation
+	pool       pool
+	chunk      statusChunk // the block status chunk that is being received
 
-	login        login
-	export       string
-	connections  uint32 // the option; 0: as the engine likes
-	context      uint32 // id of base:allocation
-	hasContext   bool
-	windowed     bool   // a request was refused; since then each free slot is told
-	maxPayload   uint32 // bytes
-	maxEffect    uint64 // longest request without payload; 0: any
 	errorsLogged int
+	connections  uint32 // the option; 0: as the engine likes
+	export       string
+	facts        facts // kept for Save
+	login        login
 }
 
 // maxWindow is the largest window asked for in the transmission phase: 32
 // simple replies. Larger ones would only copy payload that is not looked at.
 const maxWindow = 512
 
-// Opened waits for the server's greeting.
+// Opened waits for the server's greeting, or goes on where the version before
+// stopped.
 func (c *conn) Opened(a *protocol.Actions, o *protocol.Opened) {
 	c.export = o.Option(optionExport)
 	n, ok := parseUint(o.Option(optionConnections))
@@ -65,6 +68,9 @@ func (c *conn) Opened(a *protocol.Actions, o *protocol.Opened) {
 	case len(c.export) > maxString:
 		c.fail(a, abi.FailForever, block.EINVAL, "volume.options."+optionExport+
 			" is longer than the 4096 bytes that NBD allows")
+	case o.Session == abi.SessionResumed:
+		c.connections = n
+		c.resume(a, o.State)
 	default:
 		c.connections = n
 		c.want(a, sizeGreeting)

@@ -38,30 +38,31 @@ func (c *conn) limits() (*protocol.Limits, string) {
 	if text := c.blockSizes(); text != "" {
 		return nil, text
 	}
-	g := &c.login
-	if g.size > 1<<63-1 {
-		return nil, "the NBD server gives the export " + quote(c.export) + " a size of " + decimal(g.size) +
+	f := &c.facts
+	if f.size > 1<<63-1 {
+		return nil, "the NBD server gives the export " + quote(c.export) + " a size of " + decimal(f.size) +
 			" bytes, more than a disk can have"
 	}
-	low := g.minBlock - 1
-	c.maxPayload = min(g.maximum, defaultMaxPayload) &^ low
+	low := f.minBlock - 1
+	c.maxPayload = min(f.maximum, defaultMaxPayload) &^ low
 	c.maxEffect = 0
 	if c.form != formExtended {
-		c.maxEffect = 1<<32 - uint64(g.minBlock)
+		c.maxEffect = 1<<32 - uint64(f.minBlock)
 	}
 	return &protocol.Limits{
 		Info: block.Info{
-			Size: g.size &^ uint64(low), BlockSize: g.minBlock, PreferredBlock: g.prefer,
+			Size: f.size &^ uint64(low), BlockSize: f.minBlock, PreferredBlock: f.prefer,
 			MaxTransfer: c.maxPayload, MaxZeroes: c.maxEffect, MaxDiscard: c.maxEffect,
 			Caps: c.caps(), Identity: c.identity(),
 		},
 		Depth:    maxDepth,
 		MaxConns: c.maxConns(),
+		Handover: true,
 	}, ""
 }
 
 func (c *conn) caps() (caps block.Caps) {
-	flags := c.login.flags
+	flags := c.facts.flags
 	if flags&flagHasFlags == 0 {
 		flags = 0
 	}
@@ -80,7 +81,7 @@ func (c *conn) caps() (caps block.Caps) {
 // flush and FUA cover all of them ("Transmission flags", CAN_MULTI_CONN).
 func (c *conn) maxConns() uint32 {
 	switch {
-	case c.login.flags&(flagHasFlags|flagCanMultiConn) != flagHasFlags|flagCanMultiConn:
+	case c.facts.flags&(flagHasFlags|flagCanMultiConn) != flagHasFlags|flagCanMultiConn:
 		return 1
 	case c.connections == 0:
 		return anyConnections
@@ -91,8 +92,8 @@ func (c *conn) maxConns() uint32 {
 // identity is the export's canonical name where the server tells one. Its
 // description is left out: it is prose, and may change while the disk does not.
 func (c *conn) identity() string {
-	if c.login.hasName {
-		return c.login.name
+	if c.facts.hasName {
+		return c.facts.name
 	}
 	return c.export
 }
@@ -102,24 +103,24 @@ func (c *conn) identity() string {
 // give none ought to take single bytes and the end is not to be reached
 // otherwise. A text says what is wrong with them.
 func (c *conn) blockSizes() string {
-	g := &c.login
-	if !g.hasBlock {
-		g.minBlock, g.prefer, g.maximum = defaultBlock, defaultPrefer, defaultMaxPayload
-		if g.size%defaultBlock != 0 {
-			g.minBlock = 1
+	f := &c.facts
+	if !f.hasBlock {
+		f.minBlock, f.prefer, f.maximum = defaultBlock, defaultPrefer, defaultMaxPayload
+		if f.size%defaultBlock != 0 {
+			f.minBlock = 1
 		}
 		return ""
 	}
 	switch {
-	case !isPower(g.minBlock) || g.minBlock > maxMinBlock:
-		return "the NBD server broke the protocol: its minimum block size is " + decimal(uint64(g.minBlock)) +
+	case !isPower(f.minBlock) || f.minBlock > maxMinBlock:
+		return "the NBD server broke the protocol: its minimum block size is " + decimal(uint64(f.minBlock)) +
 			", no power of two up to 65536"
-	case g.maximum < g.minBlock:
-		return "the NBD server broke the protocol: its maximum payload of " + decimal(uint64(g.maximum)) +
+	case f.maximum < f.minBlock:
+		return "the NBD server broke the protocol: its maximum payload of " + decimal(uint64(f.maximum)) +
 			" bytes is smaller than its minimum block size"
 	}
-	if !isPower(g.prefer) || g.prefer < g.minBlock {
-		g.prefer = max(g.minBlock, defaultPrefer) // only advice: mended, not refused
+	if !isPower(f.prefer) || f.prefer < f.minBlock {
+		f.prefer = max(f.minBlock, defaultPrefer) // only advice: mended, not refused
 	}
 	return ""
 }

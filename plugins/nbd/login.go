@@ -13,22 +13,26 @@ const (
 	maxOptionReply = 32 << 20
 )
 
-// login is what is learned before the transmission phase.
+// login is what is needed before the transmission phase only.
 type login struct {
 	noZeroes bool
-	option   uint32 // the option that was sent last
-	hasInfo  bool   // size and flags are known
-	hasBlock bool   // block sizes are known
-	size     uint64
-	flags    uint16
-	minBlock uint32
-	prefer   uint32
-	maximum  uint32
-	name     string // the server's canonical name of the export
-	hasName  bool
+	option   uint32   // the option that was sent last
+	hasInfo  bool     // size and flags are known
 	exports  []string // what LIST told, at most maxListed
 	unlisted bool     // there are more
 	refusal  string   // the server's words when it refused the export
+}
+
+// facts are what the server told of the export. Limits are made of them.
+type facts struct {
+	size     uint64 // bytes
+	minBlock uint32
+	prefer   uint32
+	maximum  uint32
+	flags    uint16 // transmission flags
+	hasBlock bool   // it told block sizes
+	hasName  bool
+	name     string // its canonical name of the export
 }
 
 // negotiation handles the bytes of the handshake; once it has begun the
@@ -141,12 +145,12 @@ func (c *conn) exportNameReply(a *protocol.Actions, b []byte) (used, need int) {
 	if len(b) < size {
 		return 0, size
 	}
-	c.login.size, c.login.flags, c.login.hasInfo = get64(b), get16(b[8:]), true
+	c.facts.size, c.facts.flags, c.login.hasInfo = get64(b), get16(b[8:]), true
 	c.ready(a)
 	return size, 0
 }
 
-// ready begins the transmission phase.
+// ready ends the login.
 func (c *conn) ready(a *protocol.Actions) {
 	l, text := c.limits()
 	if text != "" {
@@ -154,13 +158,18 @@ func (c *conn) ready(a *protocol.Actions) {
 		c.fail(a, abi.FailConn, block.EINVAL, text)
 		return
 	}
-	if l.Size != c.login.size {
+	if l.Size != c.facts.size {
 		a.Log(abi.LogWarn, "the export's size is no multiple of the server's minimum block size; its last "+
-			decimal(c.login.size-l.Size)+" bytes cannot be reached")
+			decimal(c.facts.size-l.Size)+" bytes cannot be reached")
 	}
+	c.begin(a, l)
+	c.login = login{}
+}
+
+// begin begins the transmission phase.
+func (c *conn) begin(a *protocol.Actions, l *protocol.Limits) {
 	c.table = new(table)
 	c.phase = phaseReady
 	a.Limits(l)
 	c.want(a, c.base())
-	c.login = login{}
 }

@@ -137,7 +137,7 @@ func (c *conn) goAnswer(a *protocol.Actions, kind uint32, data []byte) {
 
 // info takes what the server tells about the export ("NBD_REP_INFO").
 func (c *conn) info(a *protocol.Actions, data []byte) {
-	g := &c.login
+	f := &c.facts
 	if len(data) < 2 {
 		if data != nil {
 			c.violation(a, "an information about the export has no type")
@@ -146,13 +146,13 @@ func (c *conn) info(a *protocol.Actions, data []byte) {
 	}
 	switch kind, body := get16(data), data[2:]; {
 	case kind == infoExport && len(body) == 10:
-		g.size, g.flags, g.hasInfo = get64(body), get16(body[8:]), true
+		f.size, f.flags, c.login.hasInfo = get64(body), get16(body[8:]), true
 	case kind == infoBlockSize && len(body) == 12:
-		g.minBlock, g.prefer, g.maximum, g.hasBlock = get32(body), get32(body[4:]), get32(body[8:]), true
+		f.minBlock, f.prefer, f.maximum, f.hasBlock = get32(body), get32(body[4:]), get32(body[8:]), true
 	case kind == infoExport || kind == infoBlockSize:
 		c.violation(a, "an information about the export has the wrong length, "+decimal(uint64(len(data))))
 	case kind == infoName && len(body) <= maxString:
-		g.name, g.hasName = string(body), true
+		f.name, f.hasName = string(body), true
 	}
 }
 
