@@ -190,6 +190,35 @@ func TestNothingSet(t *testing.T) {
 	same(t, "admin follows state_dir", cfg.Engine.Admin.Addr, "/s/admin.sock")
 }
 
+func TestWatch(t *testing.T) {
+	cfg := parse(t, `
+[[plugin]]
+name = "p"
+runtime = "wasm"
+path = "p.wasm"
+watch = "1m"
+[[plugin]]
+name = "off"
+runtime = "wasm"
+path = "p.wasm"
+watch = "0"
+[[plugin]]
+name = "plain"
+runtime = "wasm"
+path = "p.wasm"
+[[plugin]]
+name = "memory"
+runtime = "builtin"
+`)
+	for name, want := range map[string]time.Duration{
+		"p": time.Minute, "off": 0, "plain": 10 * time.Second, "nbd": 10 * time.Second, "memory": 0, "file": 0,
+	} {
+		p, _ := cfg.Plugin(name)
+		same(t, "watch of "+name, p.Watch, want)
+		same(t, "own source of "+name, p.Own, p.Source)
+	}
+}
+
 func TestMemoryIsWholePages(t *testing.T) {
 	cfg := parse(t, "[[plugin]]\nname=\"p\"\nruntime=\"wasm\"\npath=\"p\"\nmemory=1048577\n")
 	same(t, "memory", cfg.Plugins[0].Memory, 17*64*KiB)
