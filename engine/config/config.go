@@ -16,7 +16,7 @@ import (
 const MaxFileSize = 1 << 20
 
 // Config is what a file says, with defaults filled in and relative paths
-// resolved. It is not changed after Parse.
+// resolved. It is not changed after Parse or Load.
 type Config struct {
 	File string // as the caller named it; begins every message
 	Dir  string // absolute; where relative paths in the file start
@@ -25,25 +25,36 @@ type Config struct {
 	Plugins []Plugin // those of the file; see Config.Plugin for all
 	Volumes []Volume
 	Exports []Export
+
+	// Warnings are what was left out of account: drop-ins that do not fit.
+	Warnings Problems
 }
 
-// Load reads a configuration file. The error is of type Problems; see Parse.
+// Load reads a configuration file and the drop-ins in its state directory,
+// which it does not make. The error is of type Problems; see Parse.
 func Load(path string) (*Config, error) {
 	data, problem := readFile(path)
 	if problem != nil {
 		return nil, Problems{*problem}
 	}
-	return Parse(path, data)
+	return parseWith(path, data, (*reader).dropIns)
 }
 
 // Parse reads the content of a configuration file called name, which begins
-// every message and whose directory is where relative paths start.
+// every message and whose directory is where relative paths start. It knows of
+// no drop-ins.
 //
 // The error is of type Problems and holds all problems of the file at once. If
 // it is not nil, the configuration must not be served; it is still returned
 // where the file is TOML, with defaults in place of what is unfit, so that
 // others can add the problems that they find.
 func Parse(name string, data []byte) (*Config, error) {
+	return parseWith(name, data, func(*reader) {})
+}
+
+// parseWith reads a file and has its plugins changed before volumes are checked
+// against them.
+func parseWith(name string, data []byte, change func(*reader)) (*Config, error) {
 	dir, err := filepath.Abs(filepath.Dir(name))
 	if err != nil {
 		dir = filepath.Dir(name) // the working directory is gone: stay relative to it
@@ -57,6 +68,7 @@ func Parse(name string, data []byte) (*Config, error) {
 		return nil, Problems{*problem}
 	}
 	r.file(values, pos)
+	change(r)
 	r.checkVolumes()
 	r.checkListeners()
 	return r.cfg, r.problems.Err()
@@ -71,6 +83,8 @@ type reader struct {
 	plugins, volumes, exports []*section
 
 	pluginNames, volumeNames map[string]int // to index; the first of each name
+
+	noStateDir bool // the file names one that is unfit
 }
 
 func (r *reader) problem(line int, key, msg, fix string) {

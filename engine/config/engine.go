@@ -41,6 +41,7 @@ func (r *reader) engine(s *section) Engine {
 	e := Engine{Place: s.Place}
 	e.StateDir = s.path("state_dir")
 	if e.StateDir == "" {
+		r.noStateDir = s.has("state_dir")
 		e.StateDir = DefaultStateDir()
 	}
 	e.Admin = r.adminAddress(s, e.StateDir)

@@ -51,6 +51,8 @@ type Plugin struct {
 	Own Source
 	// DropIn is the path of the drop-in that Source is from, or "".
 	DropIn string
+
+	dropPlace Place // where it stands in the drop-in
 }
 
 // Source says which code a plugin is. Two that are equal load the same file.

@@ -43,13 +43,24 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Err sorts the problems by line and returns them as an error, or nil if there
-// are none.
+// Err sorts the problems by line, those of each file for themselves, and
+// returns them as an error, or nil if there are none.
 func (ps Problems) Err() error {
 	if len(ps) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(ps, func(a, b Problem) int { return a.Line - b.Line })
+	files := make(map[string]int) // in the order in which they come
+	for _, p := range ps {
+		if _, ok := files[p.File]; !ok {
+			files[p.File] = len(files)
+		}
+	}
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		if d := files[a.File] - files[b.File]; d != 0 {
+			return d
+		}
+		return a.Line - b.Line
+	})
 	return ps
 }
 
@@ -62,7 +73,17 @@ func (c *Config) Problem(line int, key, msg, fix string) Problem {
 // ProblemAt makes a problem about a key of a section: what continues the
 // section's name and the key, as in `is in use`.
 func (c *Config) ProblemAt(at Place, key, what, fix string) Problem {
-	return c.Problem(at.LineOf(key), at.KeyOf(key), at.sentence(keyText(key)+" "+what), fix)
+	return c.ProblemIn(at, key, at.sentence(keyText(key)+" "+what), fix)
+}
+
+// ProblemIn makes a problem about a key of a section, which may stand in a
+// drop-in: msg is a sentence with its subject.
+func (c *Config) ProblemIn(at Place, key, msg, fix string) Problem {
+	p := c.Problem(at.LineOf(key), at.KeyOf(key), msg, fix)
+	if at.file != "" {
+		p.File, p.Fix = at.file, dropInFix(fix, at.file)
+	}
+	return p
 }
 
 // OptionProblem makes a problem about an option of a volume. err is what one of
@@ -90,6 +111,7 @@ func (e *ValueError) Error() string { return e.What + ": " + e.Fix }
 type Place struct {
 	Line int // of the section's header; 0 if the file does not have it
 
+	file  string // of a drop-in; "": the configuration itself
 	key   string // volume[1] "vm1-root"
 	label string // volume "vm1-root"
 	pos   *node
