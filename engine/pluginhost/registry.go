@@ -117,7 +117,7 @@ func loadProblem(cfg *config.Config, p config.Plugin, err error) config.Problem 
 	case errors.Is(err, fs.ErrPermission):
 		fix = "give the engine's user the right to read it"
 	}
-	return cfg.Problem(p.LineOf("path"), p.KeyOf("path"), fmt.Sprintf("%s: %v", p.Label(), err), fix)
+	return cfg.ProblemIn(p.SourcePlace(), "path", fmt.Sprintf("%s: %v", p.Label(), err), fix)
 }
 
 func (r *Registry) builtin(p config.Plugin) *Plugin {
