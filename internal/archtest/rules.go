@@ -130,7 +130,11 @@ var Rules = []Rule{
 		Reason: "they panic, judge and print, and would be linked into what users run",
 	}, {
 		Name: "the benchmark is a stranger",
-		From: []string{"./bench/..."}, To: []string{project}, ToExcept: []string{sameUnit},
+		From: []string{"./bench/..."}, To: []string{project}, ToExcept: []string{sameUnit, "./internal/nbdload"},
 		Reason: "it drives the engine from outside, as it drives the peers; nothing of the engine may run in the measuring process",
+	}, {
+		Name: "the load client is a stranger",
+		From: []string{"./internal/nbdload/..."}, To: []string{project}, ToExcept: []string{sameUnit},
+		Reason: "it judges what it reads; with code of the engine it would make the engine's mistakes",
 	},
 }
