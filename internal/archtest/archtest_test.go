@@ -192,7 +192,11 @@ var examples = map[string]struct{ bad, good []Edge }{
 	},
 	"the benchmark is a stranger": {
 		bad:  []Edge{{"./bench", "./engine/config", false}},
-		good: []Edge{{"./bench", "os", false}, {"./bench", "./engine/config", true}},
+		good: []Edge{{"./bench", "os", false}, {"./bench", "./engine/config", true}, {"./bench", "./internal/nbdload", false}},
+	},
+	"the load client is a stranger": {
+		bad:  []Edge{{"./internal/nbdload", "./engine/sys", false}, {"./internal/nbdload", "./plugins/nbd", false}},
+		good: []Edge{{"./internal/nbdload", "net", false}, {"./internal/nbdload", "./internal/nbdtest", true}},
 	},
 }
 
