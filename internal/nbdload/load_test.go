@@ -297,7 +297,7 @@ func TestEndsByItself(t *testing.T) {
 func TestLargeBlocks(t *testing.T) {
 	s := nbdtest.StartServer(t, nbdtest.ServerOptions{})
 	o := options(s)
-	o.BlockSize, o.Length, o.ReadPercent = 1<<20, 64<<20, 50
+	o.BlockSize, o.Length, o.ReadPercent = 256<<10, 8<<20, 50
 	l := start(t, o)
 	completed(t, l, 200)
 	if err := stop(t, l).Bad(); err != nil {
