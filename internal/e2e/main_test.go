@@ -10,6 +10,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,7 +23,9 @@ import (
 var built struct {
 	engine string // the binary
 	nbd    string // the nbd plugin, compiled to WebAssembly
-	cache  string // compilation cache of an engine that has run the plugin
+	nbd2   string // the same as version 2.0.0
+	bad    string // badnbd, without a fault yet
+	cache  string // compilation cache of an engine that has run the plugins
 }
 
 // long is set for loads that take their time.
@@ -43,10 +46,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// build makes the engine and the plugin in dir, and has the engine compile the
-// plugin once, so that not every test pays for it.
+// build makes the engine and the plugins in dir, and has the engine compile the
+// good ones once, so that not every test pays for it.
 func build(dir string) error {
 	built.engine, built.nbd = filepath.Join(dir, "engine"), filepath.Join(dir, "nbd.wasm")
+	built.nbd2, built.bad = filepath.Join(dir, "nbd2.wasm"), filepath.Join(dir, "bad.wasm")
 	args := []string{"build", "-buildvcs=false", "-o", built.engine}
 	if os.Getenv("E2E_RACE") == "1" {
 		args = append(args, "-race")
@@ -54,12 +58,19 @@ func build(dir string) error {
 	if err := goTool(nil, append(args, "blockengine/engine")...); err != nil {
 		return err
 	}
-	err := goTool([]string{"GOOS=wasip1", "GOARCH=wasm"}, "build", "-buildvcs=false", "-buildmode=c-shared",
-		"-trimpath", "-ldflags=-s -w", "-o", built.nbd, "blockengine/plugins/nbd/wasm")
+	err := errors.Join(guest(built.nbd, "", "blockengine/plugins/nbd/wasm"),
+		guest(built.nbd2, "-X blockengine/plugins/nbd.Version="+version2, "blockengine/plugins/nbd/wasm"),
+		guest(built.bad, "", "blockengine/internal/e2e/badnbd"))
 	if err != nil {
 		return err
 	}
 	return warm(filepath.Join(dir, "warm"))
+}
+
+// guest compiles a package to WebAssembly.
+func guest(file, ldflags, pkg string) error {
+	return goTool([]string{"GOOS=wasip1", "GOARCH=wasm"}, "build", "-buildvcs=false", "-buildmode=c-shared",
+		"-trimpath", "-ldflags=-s -w "+ldflags, "-o", file, pkg)
 }
 
 func goTool(env []string, args ...string) error {
@@ -77,7 +88,8 @@ func warm(dir string) error {
 		return err
 	}
 	built.cache = filepath.Join(dir, "run", "cache")
-	c := config{volumes: []volume{{name: "warm", plugin: "nbd", server: "unix:none"}}}
+	c := config{plugins: map[string]string{"nbd2": built.nbd2}, memory: "32MiB",
+		volumes: []volume{{name: "warm", plugin: "nbd", server: "unix:none"}}}
 	file := filepath.Join(dir, "engine.toml")
 	if err := os.WriteFile(file, []byte(c.text(filepath.Join(dir, "run"), filepath.Join(dir, "nbd.sock"))), 0o600); err != nil {
 		return err

@@ -40,6 +40,8 @@ type modelLoad struct {
 type loadOptions struct {
 	resend bool // a client whose connection ends makes a new one and sends again
 	own    bool // clients read only what they write
+
+	pause time.Duration // between a client's operations, for a long load that is to be judged
 }
 
 func startModel(t *testing.T, e *engine, export string, clients int, o loadOptions) *modelLoad {
@@ -78,6 +80,7 @@ func (m *modelLoad) client(n int) {
 	}
 	defer func() { c.Close() }()
 	for !m.stop.Load() {
+		time.Sleep(m.pause)
 		op, do := m.next(n)
 		data, err := do(c)
 		for err != nil && !isErrno(err) && m.resend {
