@@ -81,7 +81,7 @@ func (d *Disk) openSession() error {
 	}
 	v, p, values := &d.Config, d.Plugin(), d.optionValues()
 	s, err := session.Open(session.Options{
-		Volume: d.Volume, Module: p.module, Options: values.Encoded(),
+		Volume: d.Volume, Generation: session.NewGeneration(p.Generation, p.module, values.Encoded(), len(d.reactors)),
 		Paths: paths(v), Reactors: d.reactors, Home: d.home,
 		Connections: v.Connections, ReadOnly: v.ReadOnly, Timeout: v.Timeout, Fence: v.Fence,
 		TrustCache: v.OnLostCache == config.LostCacheTrust,

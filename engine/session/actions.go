@@ -42,7 +42,7 @@ func (cn *conn) call(n int, budget int64) bool {
 // violation ends the connection because the plugin broke the contract.
 func (cn *conn) violation(what string) bool {
 	cn.log.Error("plugin broke the contract", "what", what)
-	cn.lose(loss{text: "plugin " + cn.s().opt.Module.Manifest().Name + " broke the contract: " + what, wrong: true})
+	cn.lose(loss{text: "plugin " + cn.gen.module.Manifest().Name + " broke the contract: " + what, wrong: true})
 	return false
 }
 
@@ -191,7 +191,7 @@ const (
 )
 
 func (cn *conn) maxCopied() uint64 {
-	if cn.s().copies {
+	if cn.gen.copies {
 		return maxTransforms
 	}
 	return maxCopied
@@ -228,24 +228,22 @@ func (cn *conn) limits(rec []byte) bool {
 	if a == nil {
 		return false
 	}
-	id, ok := abi.Inline(rec, int(unsafe.Sizeof(*a)), a.IdentityLen)
-	if !ok || len(id) > abi.MaxText {
+	info, ok := infoOf(rec, a)
+	if !ok {
 		return false
 	}
-	cn.info = block.Info{
-		Size: a.Size, BlockSize: a.BlockSize, PreferredBlock: a.Preferred, MaxTransfer: a.MaxTransfer,
-		MaxZeroes: a.MaxZeroes, MaxDiscard: a.MaxDiscard, Caps: block.Caps(a.Caps), Identity: string(id),
-	}
+	cn.info = info
 	cn.fence, cn.fenceNS = a.Fence, a.FenceNS
+	cn.maxConns, cn.depth, cn.handover = max(a.MaxConns, 1), a.Depth, a.Handover != 0
 	switch cn.state {
 	case login:
-		cn.goOnline(max(a.MaxConns, 1), a.Depth)
+		cn.loggedIn()
 	case online:
 		if !cn.news.ok(cn.ch.r.Now(), 10*time.Millisecond, 100) {
 			return cn.violation("it floods the engine with news of its limits")
 		}
-		if err := cn.s().learn(cn.info, max(a.MaxConns, 1)); err != nil {
-			cn.s().stop(err.Error())
+		if err := cn.s().learn(cn.info, cn.maxConns); err != nil {
+			cn.otherDisk(err)
 		}
 	}
 	return cn.state != lost
@@ -273,14 +271,16 @@ func (cn *conn) fail(rec []byte) bool {
 	why := short(text)
 	switch a.Scope {
 	case abi.FailForever:
-		cn.s().stop(why)
+		if cn.mayStop() {
+			cn.s().stop(why)
+		}
 	case abi.FailSession:
-		cn.s().loseAll(why)
+		cn.s().loseAll(cn, why)
 	}
 	if cn.state == login {
 		_ = cn.stream.Flush() // the plugin may have said goodbye politely
 	}
-	cn.lose(loss{text: why})
+	cn.lose(loss{text: why, failed: true})
 	return false
 }
 

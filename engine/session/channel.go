@@ -18,6 +18,8 @@ const (
 	ioUnknown = 1 << 0
 	// ioAborted: the plugin was asked to give the request back.
 	ioAborted = 1 << 1
+	// ioOwn: a flush of the session's own, for one connection; Origin is its *ownFlush.
+	ioOwn = 1 << 2
 )
 
 // channel is a session on one reactor: its connection, and the requests that
@@ -27,12 +29,20 @@ type channel struct {
 	r    *reactor.Reactor
 	done volume.Completer
 
-	conn *conn          // connecting, logging in or online
-	old  map[*conn]bool // lost ones that are still being fenced
-	seq  uint64         // of the last request
+	conn     *conn          // connecting, logging in or online
+	next     *conn          // of the generation that is to take over, or on trial
+	draining *conn          // of the generation before: it ends what it has
+	old      map[*conn]bool // lost ones that are still being fenced
+	seq      uint64         // of the last request
 
 	waiting list // for a connection, or for room on it; in submission order
 	parked  list // writes that overlap one of unknown outcome
+	flushes list // that wait for draining to end
+
+	held    uint8 // hold… for each reason why nothing is submitted or connected
+	heldAt  int64 // since then, ns; 0: nobody waits for that any more
+	startOn bool  // start when held no more
+	pause   int64 // the longest that a request has had to wait for a takeover, ns
 
 	submit   reactor.Deferred
 	tick     reactor.Timer
@@ -40,11 +50,9 @@ type channel struct {
 	backoff  time.Duration
 	onlineAt int64
 
-	firstAck int64        // when the first write that no flush covers was acknowledged, ns
-	lastAck  int64        // and the last one; 0: none was
-	flushed  atomic.Int64 // a flush that was acknowledged here began then, ns
-	since    atomic.Int64 // its connection came online then, ns
-	covers   atomic.Bool  // it covers other connections, too
+	flushed atomic.Int64 // a flush that was acknowledged here began then, ns
+	since   atomic.Int64 // its connection came online then, ns
+	covers  atomic.Bool  // it covers other connections, too
 
 	up      atomic.Bool // the connection is online
 	before  bool        // there was a connection before
@@ -54,8 +62,8 @@ type channel struct {
 	said   string // the last complaint, and when
 	saidAt int64
 
-	stopped bool   // requests fail
-	shutCB  func() // called when the goodbye is over
+	stopped bool // requests fail
+	closing bool // nothing is begun any more
 }
 
 func newChannel(s *Session, r *reactor.Reactor) *channel {
@@ -102,11 +110,27 @@ func (c *channel) dispatch() {
 		c.failWaiting(block.EIO)
 		return
 	}
+	for _, cn := range [...]*conn{c.draining, c.conn} {
+		if cn != nil && cn.state == online && cn.own.Len() > 0 {
+			cn.submit(&cn.own)
+			cn.send()
+		}
+	}
+	if c.held != 0 {
+		return
+	}
 	if cn := c.conn; cn != nil && cn.state == online {
-		cn.submitWaiting()
+		if c.heldAt != 0 {
+			c.notePause()
+		}
+		cn.submit(&c.waiting)
+		cn.send()
 		return
 	}
 	c.handOver()
+	if c.waiting.Len() == 0 {
+		c.heldAt = 0
+	}
 }
 
 // unpark lets parked writes try again, in their order.
@@ -126,19 +150,26 @@ func (c *channel) finish(io *volume.IO, st block.Status) {
 		c.s.resolved(io)
 	}
 	io.Status = st
-	if origin, ok := io.Lower.Origin.(*channel); ok {
+	switch origin := io.Lower.Origin.(type) {
+	case *channel:
 		origin.leave(&origin.ex.returned, io)
-		return
+	case *ownFlush:
+		origin.ended(st)
+	default:
+		c.done.Complete(io)
 	}
-	c.done.Complete(io)
 }
 
 // start connects, unless there is a connection already.
 func (c *channel) start() {
-	if c.conn != nil || c.s.stopped.Load() || c.stopped {
+	if c.conn != nil || c.s.stopped.Load() || c.stopped || c.closing {
 		return
 	}
-	c.conn = newConn(c)
+	if c.held != 0 {
+		c.startOn = true
+		return
+	}
+	c.conn = newConn(c, c.s.gen.Load())
 	c.conn.dial()
 }
 
@@ -174,19 +205,29 @@ func (c *channel) onTick() {
 		c.waiting.remove(io)
 		c.expire(io)
 	}
-	for io := c.parked.first(); io != nil; {
+	c.expireIn(&c.parked, now)
+	c.expireIn(&c.flushes, now)
+	busy := c.waiting.Len()+c.parked.Len()+c.flushes.Len() > 0
+	for _, cn := range [...]*conn{c.draining, c.conn} {
+		if cn != nil && cn.state == online {
+			cn.checkDeadlines(now)
+			busy = busy || cn.order.Len() > 0
+		}
+	}
+	if busy {
+		c.r.StartTimer(&c.tick, c.tickEvery())
+	}
+}
+
+// expireIn fails what has waited too long in a list.
+func (c *channel) expireIn(l *list, now int64) {
+	for io := l.first(); io != nil; {
 		next := behind(io)
 		if io.Lower.Deadline <= now {
-			c.parked.remove(io)
+			l.remove(io)
 			c.expire(io)
 		}
 		io = next
-	}
-	if cn := c.conn; cn != nil && cn.state == online {
-		cn.checkDeadlines(now)
-	}
-	if c.waiting.Len()+c.parked.Len() > 0 || (c.conn != nil && c.conn.order.Len() > 0) {
-		c.r.StartTimer(&c.tick, c.tickEvery())
 	}
 }
 
@@ -202,76 +243,40 @@ func (c *channel) expire(io *volume.IO) {
 func (c *channel) stop() {
 	c.stopped = true
 	c.r.StopTimer(&c.retry)
-	if cn := c.conn; cn != nil {
-		cn.lose(loss{text: "the volume was stopped"})
+	for _, cn := range [...]*conn{c.next, c.draining, c.conn} {
+		if cn != nil {
+			cn.lose(loss{text: "the volume was stopped"})
+		}
 	}
 	c.failWaiting(block.EIO)
 }
 
 func (c *channel) failWaiting(st block.Status) {
-	for io := c.waiting.popFront(); io != nil; io = c.waiting.popFront() {
-		c.finish(io, st)
-	}
-	for io := c.parked.popFront(); io != nil; io = c.parked.popFront() {
-		c.finish(io, st)
-	}
-}
-
-// dirty reports whether writes have been acknowledged that no flush covers.
-func (c *channel) dirty() bool { return c.lastAck != 0 && !c.covered() }
-
-// covered reports whether a flush that was acknowledged covers what was
-// acknowledged here from firstAck to lastAck. One on another connection does
-// only if that connection was there before: a newer one may lead to a server
-// that has restarted in between and lost what it had not written.
-func (c *channel) covered() bool {
-	if c.flushed.Load() > c.lastAck {
-		return true
-	}
-	for i := range c.s.channels {
-		o := c.s.channels[i].Load()
-		if o == nil || o == c || !o.covers.Load() {
-			continue
-		}
-		if o.flushed.Load() > c.lastAck && o.since.Load() <= c.firstAck {
-			return true
+	for _, l := range [...]*list{&c.waiting, &c.parked, &c.flushes} {
+		for io := l.popFront(); io != nil; io = l.popFront() {
+			c.finish(io, st)
 		}
 	}
-	return false
-}
-
-// acknowledged notes that writes have been acknowledged that are not durable
-// by themselves. The time is taken after the fact, and a flush's before it is
-// sent, so that a flush never seems to cover what it does not.
-func (c *channel) acknowledged(now int64) {
-	if !c.dirty() {
-		c.firstAck = c.r.Now() // before the fact: see covered
-	}
-	c.lastAck = now
-}
-
-// flushedSince notes that a flush has been acknowledged that began at t, on a
-// connection that came online at since; all says that it covers what other
-// connections have written. since is stored before t: who sees the new time
-// sees the connection that it belongs to.
-func (c *channel) flushedSince(t, since int64, all bool) {
-	c.covers.Store(all)
-	c.since.Store(since)
-	c.flushed.Store(max(c.flushed.Load(), t))
 }
 
 // shut takes leave of the server and calls gone when that is over.
 func (c *channel) shut(gone func()) {
+	c.closing = true
 	c.r.StopTimer(&c.retry)
 	c.r.StopTimer(&c.tick)
 	for cn := range c.old {
 		cn.fenced("the engine stops")
+	}
+	for _, cn := range []*conn{c.next, c.draining} {
+		if cn != nil {
+			cn.lose(loss{})
+		}
 	}
 	cn := c.conn
 	if cn == nil {
 		gone()
 		return
 	}
-	c.shutCB = gone
+	cn.gone = gone
 	cn.goodbye()
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -22,6 +23,7 @@ type connState uint8
 const (
 	dialing connState = iota
 	login             // the plugin talks to the server; no requests yet
+	standby           // logged in, beside the connection that serves
 	online
 	leaving // goodbye was said
 	lost    // maybe with writes of unknown outcome, until it is fenced
@@ -30,8 +32,10 @@ const (
 // conn is a connection of a channel and the plugin's state machine for it.
 type conn struct {
 	ch       *channel
+	gen      *Generation
 	log      *slog.Logger
 	state    connState
+	kind     uint16 // how it came to be: abi.Session…
 	onlineAt int64  // ns, taken after the login
 	number   uint32 // in the session, valid from login on
 	addr     transport.Address
@@ -42,11 +46,14 @@ type conn struct {
 	timer    reactor.Timer      // login's, goodbye's or the fence's deadline
 
 	// What the plugin said of the connection.
-	info    block.Info
-	fence   uint32
-	fenceNS uint64
-	min     int // of Want
-	max     int
+	info     block.Info
+	fence    uint32
+	fenceNS  uint64
+	maxConns uint32
+	depth    uint32
+	handover bool // it can be saved
+	min      int  // of Want
+	max      int
 
 	slots   []slot
 	free    []uint32
@@ -55,6 +62,17 @@ type conn struct {
 	taken   int    // how many of the offered ones the plugin took
 	starved bool   // it took fewer; wait for Ready
 	credits uint64 // that Ready has given since
+
+	own     list        // the session's own flush, which is not the guest's turn
+	flushAt int64       // a flush that was acknowledged here began then, ns
+	ackFrom int64       // when the first write that no flush covers was acknowledged, ns
+	ackTo   int64       // and the last one; 0: none was
+	tally   tally       // for the generation
+	side    func(*loss) // of a connection beside the one that serves: told once, nil for standby
+	settled bool        // it is drained and flushed
+	staged  *staged     // the version that is about to go on here
+	gone    func()      // told when the connection is lost
+	quiet   quietWait
 
 	directives []directive
 	predict    prediction
@@ -82,14 +100,23 @@ type conn struct {
 
 // loss is why a connection ends.
 type loss struct {
-	text  string
-	byEOF bool // the server closed, or the transport failed: nothing more can be learnt from the socket
-	trap  bool
-	wrong bool // the plugin broke the contract
+	text   string
+	byEOF  bool // the server closed, or the transport failed: nothing more can be learnt from the socket
+	trap   bool
+	wrong  bool  // the plugin broke the contract
+	failed bool  // the plugin gave the connection up
+	disk   error // the disk is another one
 }
 
-func newConn(c *channel) *conn {
-	cn := &conn{ch: c, log: c.s.log.With("reactor", c.r.Index()), min: 1, max: abi.MaxWant}
+// fault tells whether it is the plugin that is to blame.
+func (l *loss) fault() bool { return l.trap || l.wrong || l.failed || l.disk != nil }
+
+func newConn(c *channel, g *Generation) *conn {
+	cn := &conn{ch: c, gen: g, log: c.s.log.With("reactor", c.r.Index()), min: 1, max: abi.MaxWant}
+	cn.kind = abi.SessionFirst
+	if c.before {
+		cn.kind = abi.SessionReconnect
+	}
 	cn.idle.Fire = cn.onIdle
 	cn.sendLater.Run = cn.send
 	cn.tellLater.Run = cn.tellDigests
@@ -110,7 +137,7 @@ func (cn *conn) dial() {
 		addr, err := cn.addr.Resolve(ctx)
 		var inst guest.Instance
 		if err == nil {
-			inst, err = s.opt.Module.NewInstance(ctx)
+			inst, err = cn.gen.module.NewInstance(ctx)
 		}
 		r.Post(reactor.MailFunc(func() { cn.prepared(addr, inst, err) }))
 	}()
@@ -123,7 +150,8 @@ func (cn *conn) prepared(addr sys.SocketAddr, inst guest.Instance, err error) {
 		return
 	}
 	if err != nil {
-		cn.lose(loss{text: err.Error()})
+		var trap *guest.Trap
+		cn.lose(loss{text: err.Error(), trap: errors.As(err, &trap)})
 		return
 	}
 	cn.dialer = transport.Dial(cn.ch.r, addr, connectTimeout, cn.dialed)
@@ -147,27 +175,45 @@ func (cn *conn) dialed(fd int, err error) {
 		cn.lose(loss{text: "the server did not finish the login within " + connectTimeout.String()})
 	}
 	cn.ch.r.StartTimer(&cn.timer, connectTimeout)
-	cn.call(cn.openedEvent(), guest.BudgetLogin)
+	n, fits := cn.openedEvent(cn.inst.Input(), cn.gen, opening{kind: cn.kind})
+	if !fits {
+		cn.lose(loss{text: "options and session data are too long for the plugin's interface", failed: true})
+		return
+	}
+	cn.call(n, guest.BudgetLogin)
 	cn.send()
 }
 
-// goOnline is called with the first limits: the login is done.
-func (cn *conn) goOnline(maxConns uint32, depth uint32) {
+// loggedIn is called with the first limits.
+func (cn *conn) loggedIn() {
+	cn.ch.r.StopTimer(&cn.timer)
+	if cn.side == nil {
+		cn.goOnline()
+		return
+	}
+	if old, _ := cn.s().seen(); old != nil {
+		if err := exchangeable(old, &cn.info); err != nil {
+			cn.lose(loss{text: err.Error(), disk: err})
+			return
+		}
+	}
+	cn.state = standby
+	cn.tellSide(nil)
+}
+
+// goOnline makes the connection the channel's, for requests.
+func (cn *conn) goOnline() {
 	s, c := cn.s(), cn.ch
-	if err := s.learn(cn.info, maxConns); err != nil {
-		s.stop(err.Error())
+	if err := cn.admit(); err != nil {
+		cn.otherDisk(err)
 		return
 	}
-	if cn.state != login {
+	if cn.state == lost {
 		return
 	}
-	c.r.StopTimer(&cn.timer)
-	n := maxSlots
-	if depth > 0 {
-		n = min(n, int(depth))
-	}
-	cn.makeSlots(n)
+	cn.makeSlots(cn.depth)
 	cn.state = online
+	cn.gen.proven.Store(true)
 	s.counters.connects.Add(1)
 	if c.before {
 		s.counters.reconnects.Add(1)
@@ -188,13 +234,54 @@ func (cn *conn) goOnline(maxConns uint32, depth uint32) {
 			old.fenced("the session was reinstated")
 		}
 	}
+	s.tellTrial(cn.gen, nil)
 	c.r.Defer(&c.submit)
+}
+
+// admit looks at the disk before requests go to it.
+func (cn *conn) admit() error {
+	s := cn.s()
+	if old, _ := s.seen(); old != nil && cn.gen.strict && !cn.gen.proven.Load() {
+		if err := exchangeable(old, &cn.info); err != nil {
+			return err
+		}
+	}
+	return s.learn(cn.info, cn.maxConns)
+}
+
+// otherDisk ends the volume, because it is not to write to another disk
+// (rule 4); but if a version shows it that has never served the volume, only
+// the connection: the version before may show the right one.
+func (cn *conn) otherDisk(err error) {
+	if cn.mayStop() {
+		cn.s().stop(err.Error())
+		return
+	}
+	cn.lose(loss{text: err.Error(), disk: err})
+}
+
+// mayStop tells whether the plugin's word is enough to end the volume.
+func (cn *conn) mayStop() bool {
+	old, _ := cn.s().seen()
+	return old == nil || cn.gen.proven.Load()
+}
+
+// tellSide tells who has asked for a connection beside the one that serves
+// what has become of it.
+func (cn *conn) tellSide(l *loss) {
+	if f := cn.side; f != nil {
+		cn.side = nil
+		f(l)
+	}
 }
 
 // Ready is told by the reactor that the socket can be read or written.
 func (cn *conn) Ready(events uint32) {
 	if events&(sys.EpollRdHup|sys.EpollHup|sys.EpollErr) != 0 {
 		cn.hangup = true // told once, maybe together with data
+	}
+	if cn.later(func() { cn.Ready(events) }) {
+		return
 	}
 	if cn.state == lost {
 		cn.watchFence()
@@ -247,7 +334,7 @@ func (cn *conn) lose(l loss) {
 	s, c := cn.s(), cn.ch
 	cn.count(l, was)
 	cn.state = lost
-	c.conn = nil
+	cn.unstage()
 	c.r.StopTimer(&cn.timer)
 	if cn.cancel != nil {
 		cn.cancel()
@@ -255,52 +342,92 @@ func (cn *conn) lose(l loss) {
 	if cn.dialer != nil {
 		cn.dialer.Cancel()
 	}
-	if cn.served && !l.trap && !l.wrong {
-		c.backoff = 0 // it worked; what ended it is no reason to wait
-		if c.r.Now()-c.onlineAt < int64(time.Second) {
-			c.backoff = firstBackoff // unless it ends all the time
-		}
-	}
 	if was == online {
 		s.online.Add(-1)
-		c.up.Store(false)
-	} else if was != leaving {
-		c.without = true
+		if cn.dirty() {
+			s.lostCache()
+		}
 	}
-	if was != leaving || l.text != "" {
-		s.failed(l.text)
-	}
-	if was == online && c.dirty() {
-		s.lostCache(c)
+	serving := c.conn == cn
+	if serving {
+		c.unserved(cn, l, was)
 	}
 	cn.sortRequests()
 	cn.endPlugin(l)
 	if cn.stream != nil {
 		cn.leaveSocket(l)
 	}
-	if c.shutCB != nil {
-		c.shutCB()
-		c.shutCB = nil
+	cn.gen.add(c.r.Index(), &cn.tally)
+	c.forget(cn)
+	cn.tellSide(&l)
+	if was == dialing || was == login {
+		s.tellTrial(cn.gen, &l)
+	}
+	if cn.gone != nil {
+		cn.gone()
+	}
+	if c.closing {
 		return
 	}
 	c.r.Defer(&c.submit)
-	c.reconnect()
+	if serving {
+		c.reconnect()
+	}
+}
+
+// unserved notes what it means for the channel that its connection ends.
+func (c *channel) unserved(cn *conn, l loss, was connState) {
+	if cn.served && !l.trap && !l.wrong {
+		c.backoff = 0 // it worked; what ended it is no reason to wait
+		if c.r.Now()-c.onlineAt < int64(time.Second) {
+			c.backoff = firstBackoff // unless it ends all the time
+		}
+	}
+	c.up.Store(false)
+	if l.text == "" {
+		return // it was to end
+	}
+	if was != online && was != leaving {
+		c.without = true
+	}
+	c.s.failed(l.text)
+}
+
+// forget takes a lost connection out of its place.
+func (c *channel) forget(cn *conn) {
+	switch cn {
+	case c.conn:
+		c.conn = nil
+	case c.next:
+		c.next = nil
+	case c.draining:
+		c.draining = nil
+		c.unparkFlushes()
+	}
 }
 
 func (cn *conn) count(l loss, was connState) {
-	s := cn.s()
+	s, g := cn.s(), cn.gen
 	if l.trap {
 		s.counters.traps.Add(1)
+		g.counters.traps.Add(1)
 	}
 	if l.wrong {
 		s.counters.violations.Add(1)
+		g.counters.violations.Add(1)
 	}
 	switch was {
 	case online:
 		s.counters.losses.Add(1)
+		g.counters.lost.Add(1)
 		cn.log.Warn("connection lost", "address", cn.addr.String(), "connection", cn.number, "reason", l.text, "outstanding", cn.order.Len())
 	case dialing, login:
-		cn.ch.complain(cn.log, "no connection", "address", cn.addr.String(), "reason", l.text)
+		if was == login || l.fault() {
+			g.counters.refused.Add(1)
+		}
+		if l.text != "" && cn.side == nil {
+			cn.ch.complain(cn.log, "no connection", "address", cn.addr.String(), "reason", l.text)
+		}
 	}
 }
 
@@ -309,6 +436,10 @@ func (cn *conn) count(l loss, was connState) {
 func (cn *conn) sortRequests() {
 	c, s := cn.ch, cn.s()
 	for io := cn.order.popFront(); io != nil; io = cn.order.popFront() {
+		if io.Lower.Flags&ioOwn != 0 { // a flush on another connection is not the same
+			cn.own.pushBack(io)
+			continue
+		}
 		sl := &cn.slots[io.Lower.Slot]
 		io.Lower.Flags &^= ioAborted
 		if io.Op.Modifies() && cn.stream.Sent() > sl.queuedAt {
@@ -320,6 +451,9 @@ func (cn *conn) sortRequests() {
 			continue
 		}
 		c.waiting.insert(io)
+	}
+	for io := cn.own.popFront(); io != nil; io = cn.own.popFront() {
+		io.Lower.Origin.(*ownFlush).lost()
 	}
 	c.watchDeadlines()
 }
@@ -334,7 +468,7 @@ func (cn *conn) endPlugin(l loss) {
 	}
 	cn.ch.r.StopTimer(&cn.idle)
 	if cn.stream != nil {
-		cn.s().unregister(cn.number)
+		cn.s().unregister(cn)
 		if !l.trap && !l.wrong && cn.inst != nil {
 			cn.closedEvent(l)
 		}
@@ -423,9 +557,8 @@ func (cn *conn) fenced(how string) {
 
 // lostCache deals with acknowledged writes that no flush had covered when
 // their connection was lost (rule 3).
-func (s *Session) lostCache(c *channel) {
+func (s *Session) lostCache() {
 	s.counters.lostCaches.Add(1)
-	c.lastAck = 0
 	if s.opt.TrustCache {
 		s.log.Warn("connection lost with unflushed writes; on_lost_cache = \"trust\": the server is trusted to have kept them")
 		return
@@ -475,15 +608,20 @@ func (cn *conn) expireReads(now int64) {
 
 // goodbye lets the plugin take leave, and closes when the server has.
 func (cn *conn) goodbye() {
-	if cn.state != online {
+	switch cn.state {
+	case online:
+		cn.s().online.Add(-1)
+		if cn.ch.conn == cn {
+			cn.ch.up.Store(false)
+		}
+	case standby:
+	default:
 		cn.lose(loss{})
 		return
 	}
-	cn.s().online.Add(-1)
-	cn.ch.up.Store(false)
 	cn.state = leaving
 	cn.timer.Fire = func() { cn.lose(loss{text: "the server did not close after the goodbye"}) }
-	cn.ch.r.StartTimer(&cn.timer, goodbyeTimeout)
+	cn.ch.r.StartTimer(&cn.timer, min(goodbyeTimeout, cn.s().opt.Timeout/4)) // others may wait for that
 	if cn.goodbyeEvent() {
 		cn.send()
 	}

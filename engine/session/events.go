@@ -10,32 +10,42 @@ import (
 	"blockengine/sdk/abi"
 )
 
-// openedEvent writes the first event and returns its length.
-func (cn *conn) openedEvent() int {
+// opening is how a connection comes to be.
+type opening struct {
+	kind  uint16 // abi.Session…
+	state []byte // that another version has saved
+	pos   uint64 // of the received stream
+}
+
+// openedEvent writes the first event for an instance of g and returns its
+// length. fits is false if it does not fit.
+func (cn *conn) openedEvent(in []byte, g *Generation, o opening) (n int, fits bool) {
 	const fixed = int(unsafe.Sizeof(abi.Opened{}))
-	s, in := cn.s(), cn.inst.Input()
-	data := s.sessionData()
+	s := cn.s()
+	data := s.sessionData(cn.gen)
+	if fixed+abi.Align(len(g.options))+abi.Align(len(data))+abi.Align(len(o.state)) > len(in) {
+		return 0, false
+	}
 	e := abi.Overlay[abi.Opened](in)
 	*e = abi.Opened{
 		Header: abi.Header{Kind: abi.EvOpened}, Mono: uint64(sys.Nanotime()), Wall: uint64(time.Now().UnixNano()),
 		HostID: s.opt.HostID, SessionID: s.opt.SessionID, Conn: cn.number, Reactor: uint32(cn.ch.r.Index()),
-		Role: role(cn.number), Session: abi.SessionFirst, Depth: maxSlots,
-		OptionsLen: uint32(len(s.opt.Options)), SessionLen: uint32(len(data)),
+		Role: role(cn.number), Session: o.kind, Depth: maxSlots,
+		OptionsLen: uint32(len(g.options)), SessionLen: uint32(len(data)), StateLen: uint32(len(o.state)),
+		StreamPos: o.pos,
 	}
-	if cn.ch.before {
-		e.Session = abi.SessionReconnect
-	}
+	e.SessionID[15] ^= g.parity
 	if s.opt.ReadOnly {
 		e.ReadOnly = 1
 	}
 	_, _ = rand.Read(e.Seed[:])
 	at := fixed
-	for _, part := range [][]byte{s.opt.Options, data} {
+	for _, part := range [][]byte{g.options, data, o.state} {
 		copy(in[at:], part)
 		at += abi.Align(len(part))
 	}
 	e.Size = uint32(at)
-	return at
+	return at, true
 }
 
 // bare writes an event without fields.
@@ -78,6 +88,10 @@ func (cn *conn) timerEvent(id uint32) {
 	if !cn.alive() {
 		return
 	}
+	if cn.staged != nil { // the next version sets its own
+		cn.ch.r.StartTimer(cn.timers[id], time.Millisecond)
+		return
+	}
 	if !cn.timerRate.ok(cn.ch.r.Now(), 10*time.Millisecond, 100) {
 		cn.ch.r.StartTimer(cn.timers[id], 10*time.Millisecond) // it floods; slow it down
 		return
@@ -98,7 +112,7 @@ func (cn *conn) alive() bool { return cn.inst != nil && cn.stream != nil && cn.s
 
 // sessionData tells the plugin what the control connection has published.
 func (cn *conn) sessionData(data []byte) {
-	if !cn.alive() {
+	if !cn.alive() || cn.later(func() { cn.sessionData(data) }) {
 		return
 	}
 	const fixed = int(unsafe.Sizeof(abi.SessionData{}))
@@ -113,7 +127,7 @@ func (cn *conn) sessionData(data []byte) {
 
 // message hands the plugin what another connection of the session sent it.
 func (cn *conn) message(from uint32, data []byte) {
-	if !cn.alive() {
+	if !cn.alive() || cn.later(func() { cn.message(from, data) }) {
 		return
 	}
 	const fixed = int(unsafe.Sizeof(abi.Message{}))

@@ -15,7 +15,11 @@ type Generation struct {
 	number   int
 	module   guest.Module
 	options  []byte
-	copies   bool // the plugin transforms payload
+	copies   bool        // the plugin transforms payload
+	parity   byte        // in SessionID, so that a session is not taken for the one beside it
+	strict   bool        // the disk must be exactly as the version before shows it
+	proven   atomic.Bool // it has been online
+	members  members
 	counters genCounters
 	loads    []genLoad // by reactor, each written by that reactor alone
 }
@@ -36,7 +40,7 @@ func (g *Generation) Number() int { return g.number }
 type Health struct {
 	Traps      uint64 // ends of an instance by the plugin's own fault
 	Violations uint64 // breaches of the contract
-	Refused    uint64 // connections that could not be had: dialled, or begun, and never online
+	Refused    uint64 // connections that the plugin was told of and that never got online
 	Lost       uint64 // connections that were online, whoever ended them
 	Reads      Load
 	Writes     Load // all that modifies, and flush
@@ -86,16 +90,33 @@ func (g *Generation) Health() Health {
 	return h
 }
 
-// count notes that a request has ended on reactor r after ns.
-func (g *Generation) count(r int, op block.Op, st block.Status, ns int64) {
-	kind := 0
+// tally is what a connection has counted since it last told its generation:
+// reads, writes.
+type tally [2]Load
+
+// count notes that a request has ended after ns.
+func (t *tally) count(op block.Op, st block.Status, ns int64) {
+	l := &t[0]
 	if op.Modifies() || op == block.OpFlush {
-		kind = 1
+		l = &t[1]
 	}
-	l := &g.loads[r].of[kind]
-	l.requests.Store(l.requests.Load() + 1)
-	l.ns.Store(l.ns.Load() + uint64(max(ns, 0)))
+	l.Requests++
+	l.NS += uint64(max(ns, 0))
 	if st != block.OK {
-		l.errors.Store(l.errors.Load() + 1)
+		l.Errors++
 	}
+}
+
+// add takes in what a connection on reactor r has counted.
+func (g *Generation) add(r int, t *tally) {
+	for i := range t {
+		if t[i].Requests == 0 {
+			continue
+		}
+		l := &g.loads[r].of[i]
+		l.requests.Store(l.requests.Load() + t[i].Requests)
+		l.errors.Store(l.errors.Load() + t[i].Errors)
+		l.ns.Store(l.ns.Load() + t[i].NS)
+	}
+	*t = tally{}
 }

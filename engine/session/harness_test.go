@@ -69,7 +69,7 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	r.vol = volume.New(volume.Options{Name: "vol", Reactors: r.reactors, Log: log})
 	var err error
 	r.sess, err = session.Open(session.Options{
-		Volume: r.vol, Module: o.module, Options: []byte(o.options), Reactors: r.reactors, Home: r.reactors[0],
+		Volume: r.vol, Generation: session.NewGeneration(1, o.module, []byte(o.options), o.reactors), Reactors: r.reactors, Home: r.reactors[0],
 		Paths:   []transport.Address{{Network: o.network, Addr: o.addr}},
 		Timeout: o.timeout, Fence: o.fence, TrustCache: o.trust, Connections: o.connections, Log: log,
 	})

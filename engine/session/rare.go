@@ -71,7 +71,7 @@ func (cn *conn) inlined(kind uint16, rec []byte) bool {
 		return a != nil && cn.mayTell() && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { s.publish(cn, b) })
 	case abi.ActMessage:
 		a := abi.Overlay[abi.Message](rec)
-		return a != nil && cn.mayTell() && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { s.message(cn.number, a.Conn, b) })
+		return a != nil && cn.mayTell() && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { s.message(cn, a.Conn, b) })
 	case abi.ActLog:
 		a := abi.Overlay[abi.Bytes](rec)
 		return a != nil && inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { cn.pluginLog(a.Flags, b) })
@@ -85,7 +85,7 @@ func (cn *conn) inlined(kind uint16, rec []byte) bool {
 		}
 		return a != nil
 	case abi.ActState:
-		return true // nobody has asked; a late answer
+		return true // nobody has asked; see save
 	}
 	return cn.violation("it asks for an action that does not exist")
 }
@@ -240,7 +240,7 @@ func (cn *conn) pluginLog(level uint16, b []byte) {
 	if !cn.mayLog() {
 		return
 	}
-	log := cn.log.With("plugin", cn.s().opt.Module.Manifest().Name)
+	log := cn.log.With("plugin", cn.gen.module.Manifest().Name)
 	switch level {
 	case abi.LogDebug:
 		log.Debug(short(b))
@@ -274,7 +274,7 @@ func (cn *conn) onIdle() {
 	if cn.state != online {
 		return
 	}
-	if cn.order.Len() > 0 || cn.ch.waiting.Len() > 0 {
+	if cn.staged != nil || cn.order.Len() > 0 || cn.ch.waiting.Len() > 0 {
 		cn.ch.r.StartTimer(&cn.idle, idleAfter)
 		return
 	}

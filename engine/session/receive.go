@@ -79,8 +79,9 @@ func (cn *conn) ended() {
 func (cn *conn) afterReceive() {
 	if cn.acked {
 		cn.acked = false
-		cn.ch.acknowledged(sys.Nanotime())
+		cn.acknowledged(sys.Nanotime())
 	}
+	cn.gen.add(cn.ch.r.Index(), &cn.tally)
 	if cn.stream.Unsent() > 0 {
 		cn.send()
 	}
@@ -89,6 +90,9 @@ func (cn *conn) afterReceive() {
 	}
 	if cn.calls-cn.idleCalls > 100_000 && !cn.idle.Running() {
 		cn.ch.r.StartTimer(&cn.idle, idleAfter)
+	}
+	if cn.quiet.done != nil {
+		cn.lookQuiet() // last: it may end the connection
 	}
 }
 

@@ -19,11 +19,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/reactor"
 	"blockengine/engine/transport"
 	"blockengine/engine/volume"
-	"blockengine/sdk/abi"
 	"blockengine/sdk/block"
 )
 
@@ -42,8 +40,7 @@ const maxSlots = 1024
 // Options of a session.
 type Options struct {
 	Volume      *volume.Volume
-	Module      guest.Module
-	Options     []byte // "name=value\0" in the manifest's order; may hold secrets
+	Generation  *Generation // the first
 	Paths       []transport.Address
 	Reactors    []*reactor.Reactor
 	Home        *reactor.Reactor // of the first connection
@@ -74,22 +71,24 @@ type counters struct {
 type Session struct {
 	opt      Options
 	log      *slog.Logger
-	copies   bool // the plugin transforms payload
+	gen      atomic.Pointer[Generation] // of the connections that are made from now on
 	fences   fenceTable
 	counters counters
 	channels []atomic.Pointer[channel] // by reactor
 	stopped  atomic.Bool
 	home     atomic.Pointer[reactor.Reactor] // set with the first limits
 	online   atomic.Int32                    // connections that are
+	trial    atomic.Pointer[trial]           // that waits for a verdict, or nil
 
-	// mu guards what follows. It is held for short copies only, on reactors
-	// too, and nothing else is locked under it but the volume's watchers.
+	// mu guards what follows, and the connections and session data of
+	// generations. It is held for short copies only, on reactors too, and
+	// nothing else is locked under it but the volume's watchers.
 	mu       sync.Mutex
+	taking   bool        // a takeover is under way: new channels wait for its end
 	info     *block.Info // as last seen
-	data     []byte      // session data
-	conns    map[uint32]*conn
-	path     int    // index of the path in use
-	redirect string // where the server has sent us
+	maxConns uint32      // that the server allows, as last seen
+	path     int         // index of the path in use
+	redirect string      // where the server has sent us
 	lastErr  string
 }
 
@@ -101,10 +100,9 @@ func Open(o Options) (*Session, error) {
 	}
 	s := &Session{
 		opt: o, log: o.Log.With("volume", o.Volume.Name()),
-		copies:   o.Module.Manifest().Payload == "copy",
 		channels: make([]atomic.Pointer[channel], len(o.Reactors)),
-		conns:    map[uint32]*conn{},
 	}
+	s.gen.Store(o.Generation)
 	c := newChannel(s, o.Home)
 	s.channels[o.Home.Index()].Store(c)
 	o.Home.Post(reactor.MailFunc(c.start))
@@ -120,12 +118,20 @@ func (s *Session) OpenChannel(r *reactor.Reactor, done volume.Completer) (volume
 	c := s.channels[r.Index()].Load()
 	if c == nil {
 		c = newChannel(s, r)
+		s.mu.Lock()
+		if s.taking {
+			c.hold(holdTakeover)
+		}
 		s.channels[r.Index()].Store(c)
+		s.mu.Unlock()
 		c.start()
 	}
 	c.done = done
 	return c, nil
 }
+
+// Generation is the one that runs.
+func (s *Session) Generation() *Generation { return s.gen.Load() }
 
 // Counters gives a snapshot.
 func (s *Session) Counters() Counters {
@@ -205,65 +211,6 @@ func (s *Session) failed(err string) {
 	}
 }
 
-// learn takes in what a connection says of the disk and refuses another disk
-// than the one seen before (rule 4). conns is how many connections the server
-// allows.
-func (s *Session) learn(info block.Info, conns uint32) error {
-	s.mu.Lock()
-	old := s.info
-	if old != nil {
-		if err := sameDisk(old, &info); err != nil {
-			s.mu.Unlock()
-			return err
-		}
-	}
-	changed := old == nil || *old != info
-	s.info = &info
-	s.mu.Unlock()
-	// Of several connections each is flushed for itself, whatever the server
-	// promises: one that has come back after a crash of the server cannot
-	// vouch for what was acknowledged on another one before (rule 3).
-	told := info
-	told.Caps &^= block.CapFlushCoversAll
-	if old == nil {
-		return s.attach(told, conns)
-	}
-	if changed {
-		if info.Size > old.Size {
-			s.log.Info("the disk has grown", "from", old.Size, "to", info.Size)
-		}
-		s.opt.Volume.SetInfo(told)
-	}
-	return nil
-}
-
-// attach brings the volume online with its first geometry.
-func (s *Session) attach(info block.Info, conns uint32) error {
-	want := len(s.opt.Reactors)
-	if n := s.opt.Connections; n > 0 {
-		want = min(want, n)
-	}
-	if int(conns) < len(s.opt.Reactors) || want < len(s.opt.Reactors) {
-		s.home.Store(s.opt.Home)
-	}
-	return s.opt.Volume.Attach(s, info)
-}
-
-// sameDisk compares what must not change behind a volume. A disk may grow.
-func sameDisk(old, now *block.Info) error {
-	switch {
-	case now.Identity != old.Identity:
-		return fmt.Errorf("the server now shows disk %q, it was %q: another disk is not written to", now.Identity, old.Identity)
-	case now.Size < old.Size:
-		return fmt.Errorf("the disk has shrunk from %d to %d bytes", old.Size, now.Size)
-	case now.BlockSize != old.BlockSize:
-		return fmt.Errorf("the disk's block size was %d and is now %d", old.BlockSize, now.BlockSize)
-	case now.Has(block.CapReadOnly) && !old.Has(block.CapReadOnly):
-		return errors.New("the disk has become read only")
-	}
-	return nil
-}
-
 // stop ends the volume for good: what waits fails.
 func (s *Session) stop(why string) {
 	s.log.Error("volume stopped: it does not go on by itself", "reason", why)
@@ -273,80 +220,4 @@ func (s *Session) stop(why string) {
 			c.r.Post(reactor.MailFunc(c.stop))
 		}
 	}
-}
-
-// loseAll ends every connection; each is made anew.
-func (s *Session) loseAll(why string) {
-	for _, c := range s.others(nil) {
-		c.ch.r.Post(reactor.MailFunc(func() { c.lose(loss{text: why}) }))
-	}
-}
-
-// register gives a new connection its number in the session.
-func (s *Session) register(c *conn) uint32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// Number 0 is the control connection's, whoever holds it at the time.
-	n := uint32(0)
-	for s.conns[n] != nil {
-		n++
-	}
-	s.conns[n] = c
-	return n
-}
-
-func (s *Session) unregister(n uint32) {
-	s.mu.Lock()
-	delete(s.conns, n)
-	s.mu.Unlock()
-}
-
-// others gives the session's connections but for one.
-func (s *Session) others(but *conn) []*conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := make([]*conn, 0, len(s.conns))
-	for _, c := range s.conns {
-		if c != but {
-			list = append(list, c)
-		}
-	}
-	return list
-}
-
-// publish hands session data to all other connections.
-func (s *Session) publish(from *conn, data []byte) {
-	copied := append([]byte(nil), data...)
-	s.mu.Lock()
-	s.data = copied
-	s.mu.Unlock()
-	for _, c := range s.others(from) {
-		c.ch.r.Post(reactor.MailFunc(func() { c.sessionData(copied) }))
-	}
-}
-
-func (s *Session) sessionData() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.data
-}
-
-// message carries bytes from one connection to another.
-func (s *Session) message(from uint32, to uint32, data []byte) {
-	s.mu.Lock()
-	c := s.conns[to]
-	s.mu.Unlock()
-	if c == nil {
-		return // it is gone; the protocol's own timers deal with that
-	}
-	copied := append([]byte(nil), data...)
-	c.ch.r.Post(reactor.MailFunc(func() { c.message(from, copied) }))
-}
-
-// role of connection n.
-func role(n uint32) uint16 {
-	if n == 0 {
-		return abi.RoleControl
-	}
-	return abi.RoleData
 }

@@ -21,7 +21,7 @@ type slot struct {
 	// queuedAt is how much was ever queued when the request was offered:
 	// while the kernel has taken no more, the server has seen nothing of it.
 	queuedAt uint64
-	began    int64  // of a flush, ns
+	began    int64  // when it was offered, ns
 	high     uint64 // [0, high) of a read's payload is claimed
 	claimed  []span // more of it, sorted, none of them touching
 	private  []byte // copy of a payload that digests were computed of
@@ -35,7 +35,13 @@ type slot struct {
 // arrive in.
 const maxClaims = 1 << 12
 
-func (cn *conn) makeSlots(n int) {
+// makeSlots makes room for as many requests as the plugin takes, 0 for as many
+// as it is offered.
+func (cn *conn) makeSlots(depth uint32) {
+	n := maxSlots
+	if depth > 0 {
+		n = min(n, int(depth))
+	}
 	cn.slots = make([]slot, n)
 	cn.free = make([]uint32, n)
 	for i := range cn.free {
@@ -63,9 +69,7 @@ func (cn *conn) offer(io *volume.IO) uint64 {
 	if io.Op == block.OpBlockStatus {
 		io.Extents = io.Extents[:0]
 	}
-	if io.Op == block.OpFlush {
-		s.began = cn.ch.r.Now()
-	}
+	s.began = cn.ch.r.Now()
 	return tagOf(n, s.gen)
 }
 
@@ -161,6 +165,7 @@ func (cn *conn) settle(n uint32) {
 		cn.served = true
 		st = cn.confirm(io, began)
 	}
+	cn.tally.count(io.Op, st, cn.ch.r.Now()-began)
 	cn.ch.finish(io, st)
 }
 
@@ -170,22 +175,27 @@ func (cn *conn) confirm(io *volume.IO, began int64) block.Status {
 	switch io.Op {
 	case block.OpRead:
 		if io.Filled != io.Length { // rule 5
-			cn.s().counters.violations.Add(1)
+			cn.countViolation()
 			cn.log.Error("plugin completed a read that it did not fill", "offset", io.Offset, "length", io.Length, "filled", io.Filled)
 			return block.EIO
 		}
 	case block.OpBlockStatus:
 		if len(io.Extents) == 0 {
-			cn.s().counters.violations.Add(1)
+			cn.countViolation()
 			cn.log.Error("plugin completed a block status without an extent", "offset", io.Offset, "length", io.Length)
 			return block.EIO
 		}
 	case block.OpFlush:
-		cn.ch.flushedSince(began, cn.onlineAt, cn.info.Has(block.CapFlushCoversAll))
+		cn.flushed(began)
 	case block.OpWrite, block.OpWriteZeroes, block.OpDiscard:
 		if io.Flags&block.FUA == 0 && cn.info.Has(block.CapFlush) {
 			cn.acked = true
 		}
 	}
 	return block.OK
+}
+
+func (cn *conn) countViolation() {
+	cn.s().counters.violations.Add(1)
+	cn.gen.counters.violations.Add(1)
 }

@@ -11,10 +11,10 @@ import (
 
 const requestSize = int(unsafe.Sizeof(abi.Request{}))
 
-// submitWaiting offers the plugin what waits, as much as it can take.
-func (cn *conn) submitWaiting() {
-	for cn.state == online && cn.ch.waiting.Len() > 0 {
-		n := cn.offerBatch()
+// submit offers the plugin what waits in a list, as much as it can take.
+func (cn *conn) submit(from *list) {
+	for cn.state == online && from.Len() > 0 {
+		n := cn.offerBatch(from)
 		if n == 0 {
 			break
 		}
@@ -23,14 +23,13 @@ func (cn *conn) submitWaiting() {
 		if !cn.call(n, guest.BudgetCall+int64(n)*guest.PerByte) {
 			return
 		}
-		if !cn.takeBatch() {
+		if !cn.takeBatch(from) {
 			return
 		}
-		if cn.s().copies && !cn.handPayload() {
+		if cn.gen.copies && !cn.handPayload() {
 			return
 		}
 	}
-	cn.send()
 }
 
 // room is how many requests can be offered now.
@@ -39,7 +38,7 @@ func (cn *conn) room() int {
 	if cn.starved {
 		n = min(n, int(min(cn.credits, maxSlots)))
 	}
-	if cn.s().copies {
+	if cn.gen.copies {
 		n = min(n, 1) // each is followed by its payload
 		if cn.stream.Copied() > maxCopied {
 			n = 0 // which it sends by copy: let that go first
@@ -49,16 +48,20 @@ func (cn *conn) room() int {
 }
 
 // offerBatch writes request events and returns their length in bytes.
-func (cn *conn) offerBatch() int {
+func (cn *conn) offerBatch(from *list) int {
 	in := cn.inst.Input()
 	c := cn.ch
 	room := min(cn.room(), len(in)/requestSize)
 	cn.offered = cn.offered[:0]
 	at := 0
-	for io := c.waiting.first(); io != nil && len(cn.offered) < room; io = c.waiting.first() {
-		c.waiting.remove(io)
+	for io := from.first(); io != nil && len(cn.offered) < room; io = from.first() {
+		from.remove(io)
 		if c.s.fences.blocks(io) {
 			c.parked.pushBack(io)
+			continue
+		}
+		if io.Op == block.OpFlush && c.draining != nil && c.draining != cn && !c.draining.settled {
+			c.flushes.pushBack(io) // it is to cover what is under way there
 			continue
 		}
 		tag := cn.offer(io)
@@ -74,7 +77,7 @@ func (cn *conn) offerBatch() int {
 }
 
 // takeBatch puts back what the plugin did not take.
-func (cn *conn) takeBatch() bool {
+func (cn *conn) takeBatch(from *list) bool {
 	if cn.taken == len(cn.offered) {
 		return true
 	}
@@ -86,7 +89,7 @@ func (cn *conn) takeBatch() bool {
 		io := s.io
 		cn.order.remove(io)
 		cn.vacate(n)
-		cn.ch.waiting.insert(io)
+		from.insert(io)
 	}
 	cn.offered = cn.offered[:cn.taken]
 	return true

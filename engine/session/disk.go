@@ -1,0 +1,105 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+
+	"blockengine/sdk/block"
+)
+
+// learn takes in what an online connection says of the disk and refuses another
+// disk than the one seen before (rule 4). conns is how many connections the
+// server allows.
+func (s *Session) learn(info block.Info, conns uint32) error {
+	s.mu.Lock()
+	old := s.info
+	if old != nil {
+		if err := sameDisk(old, &info); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+	}
+	changed := old == nil || *old != info
+	s.info, s.maxConns = &info, conns
+	s.mu.Unlock()
+	// Of several connections each is flushed for itself, whatever the server
+	// promises: one that has come back after a crash of the server cannot
+	// vouch for what was acknowledged on another one before (rule 3).
+	told := info
+	told.Caps &^= block.CapFlushCoversAll
+	if old == nil {
+		return s.attach(told, conns)
+	}
+	if changed {
+		if info.Size > old.Size {
+			s.log.Info("the disk has grown", "from", old.Size, "to", info.Size)
+		}
+		s.opt.Volume.SetInfo(told)
+	}
+	return nil
+}
+
+// attach brings the volume online with its first geometry.
+func (s *Session) attach(info block.Info, conns uint32) error {
+	want := len(s.opt.Reactors)
+	if n := s.opt.Connections; n > 0 {
+		want = min(want, n)
+	}
+	if int(conns) < len(s.opt.Reactors) || want < len(s.opt.Reactors) {
+		s.home.Store(s.opt.Home)
+	}
+	return s.opt.Volume.Attach(s, info)
+}
+
+// seen is the disk as last seen, nil if it never was, and how many connections
+// its server allows.
+func (s *Session) seen() (info *block.Info, conns uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info, s.maxConns
+}
+
+// sameDisk compares what must not change behind a volume. A disk may grow.
+func sameDisk(old, now *block.Info) error {
+	switch {
+	case now.Identity != old.Identity:
+		return fmt.Errorf("the server now shows disk %q, it was %q: another disk is not written to", now.Identity, old.Identity)
+	case now.Size < old.Size:
+		return fmt.Errorf("the disk has shrunk from %d to %d bytes", old.Size, now.Size)
+	case now.BlockSize != old.BlockSize:
+		return fmt.Errorf("the disk's block size was %d and is now %d", old.BlockSize, now.BlockSize)
+	case now.Has(block.CapReadOnly) && !old.Has(block.CapReadOnly):
+		return errors.New("the disk has become read only")
+	}
+	return nil
+}
+
+// promised are the capabilities that frontends may have told their guests of
+// and that the volume cannot emulate.
+var promised = []struct {
+	cap  block.Caps
+	name string
+}{{block.CapFlush, "flush"}, {block.CapDiscard, "discard"}, {block.CapFastZero, "fast zeroing"}}
+
+// exchangeable compares a disk as two versions of a plugin show it at the same
+// time: what one of them shows otherwise, it shows wrong.
+func exchangeable(old, now *block.Info) error {
+	if err := sameDisk(old, now); err != nil {
+		return &otherDisk{err}
+	}
+	if now.Size != old.Size {
+		return &otherDisk{fmt.Errorf("the disk has %d bytes, and the new version shows %d", old.Size, now.Size)}
+	}
+	for _, p := range promised {
+		if old.Has(p.cap) && !now.Has(p.cap) {
+			return fmt.Errorf("guests have been promised %s, which the new version cannot do", p.name)
+		}
+	}
+	return nil
+}
+
+// otherDisk is why a version is refused for good.
+type otherDisk struct{ error }
+
+// Unwrap gives what differs.
+func (e *otherDisk) Unwrap() error { return e.error }
