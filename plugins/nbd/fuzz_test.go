@@ -3,6 +3,7 @@ package nbd
 import (
 	"testing"
 
+	"blockengine/sdk/abi"
 	"blockengine/sdk/block"
 	"blockengine/sdk/sdktest"
 )
@@ -145,4 +146,84 @@ func FuzzLogin(f *testing.F) {
 			t.Errorf("contract: %s", v)
 		}
 	})
+}
+
+// FuzzResume resumes from any state, and then plays a server that says anything
+// while requests are outstanding. Whatever state is accepted is one that is
+// saved again and gives the same limits.
+func FuzzResume(f *testing.F) {
+	for form := range 3 {
+		r := newResponderOf(form, 64<<10)
+		r.canonical = "the disk"
+		x := sdktest.NewExecutor(f, sdktest.NewLinked(Plugin()), r.dial(), sdktest.Options{Manifest: Plugin().Manifest()})
+		x.Open()
+		x.Save()
+		f.Add(uint64(form), x.Saved, []byte{})
+		f.Add(uint64(form), x.Saved[:20], []byte{})
+		r.agreed = form
+		for _, seed := range seeds(r) {
+			f.Add(uint64(form), x.Saved, seed)
+		}
+	}
+	f.Fuzz(func(t *testing.T, seed uint64, state, raw []byte) {
+		if len(state) > abi.MaxState || len(raw) > 8<<10 {
+			return
+		}
+		script := &talker{raw: raw}
+		x := resumed(t, script.serve, state, seed)
+		if x.Limits != nil {
+			again := resumed(t, script.serve, savedBy(t, x), seed)
+			if again.Limits == nil || *again.Limits != *x.Limits {
+				t.Errorf("resumed again: failed %+v, limits %+v, first %+v", again.Failed, again.Limits, x.Limits)
+			}
+			script.ready = true
+			for op := block.OpRead; op <= block.MaxOp; op++ {
+				q := &sdktest.Request{Op: op, Length: uint64(x.Limits.BlockSize)}
+				if op == block.OpWrite {
+					q.Data = make([]byte, q.Length)
+				}
+				x.Submit(q)
+			}
+			x.Run(func() bool { return false })
+		} else if x.Failed == nil {
+			t.Error("neither limits nor a failure")
+		}
+		for _, v := range x.Violations {
+			t.Errorf("contract: %s", v)
+		}
+	})
+}
+
+// resumed opens an instance with a state.
+func resumed(t *testing.T, serve func([]byte) ([]byte, bool), state []byte, seed uint64) *sdktest.Executor {
+	x := sdktest.NewExecutor(t, sdktest.NewLinked(Plugin()), sdktest.Answers(serve), sdktest.Options{
+		Manifest: Plugin().Manifest(), Begins: abi.SessionResumed, State: state, Cut: sdktest.Cut(seed % 4), Seed: seed,
+	})
+	x.Open()
+	if x.Sent > 0 {
+		t.Errorf("%d bytes were sent for a state", x.Sent)
+	}
+	return x
+}
+
+func savedBy(t *testing.T, x *sdktest.Executor) []byte {
+	if x.Save(); !x.HasSaved {
+		t.Error("what has just been resumed gives no state")
+	}
+	return x.Saved
+}
+
+// talker says raw once it has been spoken to; in it, the cookie of the first
+// request stands in for 0xc0 0x0c.
+type talker struct {
+	raw   []byte
+	ready bool
+}
+
+func (s *talker) serve(b []byte) ([]byte, bool) {
+	if !s.ready || len(b) < 16 {
+		return nil, false
+	}
+	s.ready = false
+	return (&scripted{raw: s.raw, cookies: [][]byte{append([]byte(nil), b[8:16]...)}}).substitute(), true
 }

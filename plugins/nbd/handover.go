@@ -38,9 +38,10 @@ const (
 )
 
 // Save gives the state of a connection in the transmission phase that waits for
-// no reply. At any other moment there is none.
+// no reply. At any other moment there is none. (In the middle of a message a
+// reply is awaited: the rest of it.)
 func (c *conn) Save(a *protocol.Actions) {
-	if c.phase == phaseReady && c.table.used == 0 && c.chunk.left == 0 {
+	if c.phase == phaseReady && c.table.used == 0 {
 		a.State(c.state())
 	}
 }

@@ -11,15 +11,18 @@ import (
 	"blockengine/sdk/sdktest"
 )
 
+// realServer is a stock server.
+type realServer struct {
+	name, program, pkg string
+	args               func(socket, image string) []string
+}
+
 // TestRealServers runs the suite against stock servers, if they are installed.
 func TestRealServers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: does not start servers")
 	}
-	for _, s := range []struct {
-		name, program, pkg string
-		args               func(socket, image string) []string
-	}{
+	for _, s := range []realServer{
 		{"nbdkit", "nbdkit", "nbdkit", func(socket, _ string) []string {
 			return []string{"-f", "-U", socket, "memory", "16M"}
 		}},
@@ -31,33 +34,66 @@ func TestRealServers(t *testing.T) {
 		}},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			if _, err := exec.LookPath(s.program); err != nil {
-				if os.Getenv("CI") != "" {
-					t.Fatalf("%s is missing: install package %s", s.program, s.pkg)
-				}
-				t.Skipf("%s is missing: install package %s", s.program, s.pkg)
-			}
-			dir := t.TempDir()
-			socket, image := filepath.Join(dir, "s"), filepath.Join(dir, "image")
-			if err := os.WriteFile(image, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Truncate(image, 16<<20); err != nil {
-				t.Fatal(err)
-			}
-			startServer(t, exec.Command(s.program, s.args(socket, image)...), socket)
 			sdktest.Run(t, sdktest.Harness{
 				Manifest: Plugin().Manifest(),
 				Open:     sdktest.Linked(Plugin()),
-				Dial: func(t testing.TB) sdktest.Server {
-					c, err := net.Dial("unix", socket)
-					if err != nil {
-						t.Fatal(err)
-					}
-					return sdktest.Over(c)
-				},
+				Dial:     s.start(t),
 			})
 		})
+	}
+}
+
+// TestRealHandover hands connections to stock servers over between another build
+// as a module and the plugin that is linked in. qemu-nbd admits one client, as it
+// does by default: a second session would hang.
+func TestRealHandover(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: does not start servers")
+	}
+	other := guests(t, buildVersion(t, "2.0.0"))
+	for _, s := range []realServer{
+		{"nbdkit", "nbdkit", "nbdkit", func(socket, _ string) []string {
+			return []string{"-f", "-U", socket, "memory", "16M"}
+		}},
+		{"qemu-nbd, one client", "qemu-nbd", "qemu-utils", func(socket, image string) []string {
+			return []string{"-k", socket, "-f", "raw", "-t", "-A", "--discard=unmap", image}
+		}},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			sdktest.RunHandover(t, sdktest.Harness{
+				Manifest: Plugin().Manifest(),
+				Open:     sdktest.Linked(Plugin()),
+				Other:    other,
+				Dial:     s.start(t),
+			})
+		})
+	}
+}
+
+// start starts a server, if it is installed, and gives what connects to it.
+func (s *realServer) start(t *testing.T) func(testing.TB) sdktest.Server {
+	t.Helper()
+	if _, err := exec.LookPath(s.program); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is missing: install package %s", s.program, s.pkg)
+		}
+		t.Skipf("%s is missing: install package %s", s.program, s.pkg)
+	}
+	dir := t.TempDir()
+	socket, image := filepath.Join(dir, "s"), filepath.Join(dir, "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	startServer(t, exec.Command(s.program, s.args(socket, image)...), socket)
+	return func(t testing.TB) sdktest.Server {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sdktest.Over(c)
 	}
 }
 

@@ -19,8 +19,15 @@ import (
 // buildWasm compiles the plugin as a user would.
 func buildWasm(t testing.TB) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "nbd.wasm")
-	c := exec.Command("go", "build", "-buildmode=c-shared", "-o", path, "./wasm")
+	return buildVersion(t, Version)
+}
+
+// buildVersion compiles a build that calls itself another version.
+func buildVersion(t testing.TB, version string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "nbd-"+version+".wasm")
+	c := exec.Command("go", "build", "-buildmode=c-shared", "-o", path,
+		"-ldflags", "-X blockengine/plugins/nbd.Version="+version, "./wasm")
 	c.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", c.Args, err, out)
@@ -109,5 +116,35 @@ func TestConformanceWasm(t *testing.T) {
 				Dial:     func(testing.TB) sdktest.Server { return server.dial() },
 			})
 		})
+	}
+}
+
+// TestHandoverBuilds hands connections over to and fro between two builds, and
+// between each of them and the plugin that is linked in.
+func TestHandoverBuilds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: does not compile the plugin")
+	}
+	one, two := guests(t, buildVersion(t, "1.0.0")), guests(t, buildVersion(t, "2.0.0"))
+	for _, pair := range []struct {
+		name        string
+		open, other func(testing.TB) sdktest.Instance
+	}{
+		{"1.0.0 and 2.0.0", one, two},
+		{"1.0.0 and builtin", one, sdktest.Linked(Plugin())},
+		{"builtin and 2.0.0", sdktest.Linked(Plugin()), two},
+	} {
+		for form, name := range []string{"simple", "structured", "extended"} {
+			t.Run(pair.name+"/"+name, func(t *testing.T) {
+				server := newResponder(form)
+				server.canonical = "the server's name"
+				sdktest.RunHandover(t, sdktest.Harness{
+					Manifest: Plugin().Manifest(),
+					Values:   map[string]string{"export": "disk0", "connections": "3"},
+					Open:     pair.open, Other: pair.other,
+					Dial: func(testing.TB) sdktest.Server { return server.dial() },
+				})
+			})
+		}
 	}
 }

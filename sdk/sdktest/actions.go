@@ -59,6 +59,8 @@ func (x *Executor) actions(b []byte) {
 			x.violate("action %d is %d bytes long, less than %d", kind, len(rec), sizes[kind])
 		case x.in.over && kind != abi.ActLog && kind != abi.ActPublish:
 			x.violate("action %d in answer to Closed", kind)
+		case x.answer != nil && !x.answer.may(kind):
+			x.violate("action %d in answer to %s", kind, x.answer.to)
 		case x.Failed != nil && kind != abi.ActLog:
 			// Nothing that follows a failure matters.
 		default:
@@ -218,17 +220,6 @@ func (x *Executor) setTimer(s *abi.SetTimer) {
 		delete(x.timers, s.ID)
 	default:
 		x.timers[s.ID] = x.mono + max(s.After, abi.MinTimerNS)
-	}
-}
-
-func (x *Executor) stateRecord(rec []byte) {
-	h := abi.Overlay[abi.Bytes](rec)
-	x.state = append(x.state, x.inline(rec, h.Len, abi.MaxInline)...)
-	if len(x.state) > abi.MaxState {
-		x.violate("the handover state is larger than %d bytes", abi.MaxState)
-	}
-	if h.Flags&abi.FlagMore == 0 {
-		x.Saved, x.HasSaved, x.state = x.state, true, nil
 	}
 }
 

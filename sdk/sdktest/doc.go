@@ -13,7 +13,8 @@
 //	}
 //
 // The same suite runs over a plugin in any runtime: Open gives an Instance of
-// it. The package imports nothing of the engine, whose instances have the same
+// it. With Other, an Instance of another build, connections are handed over
+// between the two; RunHandover does only that part. The package imports nothing of the engine, whose instances have the same
 // methods.
 //
 // Read first: sdk/PLUGIN.md, then harness.go.

@@ -33,9 +33,9 @@ type Options struct {
 	Seed     uint64
 	Conn     uint32 // number of the connection; 0 has the control role
 	Session  []byte // session data, for data connections
-	State    []byte // what another instance saved
-	Resumed  bool   // the connection goes on where State ends
-	Pos      uint64 // of the received stream, if resumed
+	Begins   uint16 // how the connection came to be (abi.Session…); 0: SessionFirst
+	State    []byte // what another instance saved, with SessionResumed
+	Pos      uint64 // of the received stream, with SessionResumed
 	Depth    uint32 // 0: 128
 	// Deliver, if set, takes messages to other connections.
 	Deliver func(to uint32, data []byte)
@@ -50,8 +50,8 @@ type Executor struct {
 	Failed     *Failure // the plugin has failed the connection
 	Closing    bool     // the plugin wants to close
 	EOF        bool     // the server has closed
-	Saved      []byte   // what Save gave
-	HasSaved   bool
+	Saved      []byte   // what the last Save gave
+	HasSaved   bool     // it gave something
 	Published  []byte
 	Messages   []Message
 	Paths      []uint32
@@ -83,6 +83,7 @@ type Executor struct {
 	closed bool     // Closed has been given
 	mono   uint64
 	state  []byte // handover state so far
+	answer *answer
 }
 
 // Failure is what a plugin failed with.
@@ -135,6 +136,9 @@ func NewExecutor(t testing.TB, inst Instance, server Server, o Options) *Executo
 	if o.Depth == 0 {
 		o.Depth = 128
 	}
+	if o.Begins == 0 {
+		o.Begins = abi.SessionFirst
+	}
 	x := &Executor{
 		t: t, inst: inst, server: server, o: o, Budget: 1 << 40,
 		rnd:    rand.New(rand.NewPCG(o.Seed, 0x5eed)),
@@ -162,6 +166,12 @@ func (x *Executor) Open() {
 }
 
 func (x *Executor) openUntil(done func() bool) {
+	x.opened()
+	x.Run(done)
+}
+
+// opened hands in Opened.
+func (x *Executor) opened() {
 	var options []byte
 	for _, o := range x.o.Manifest.Options {
 		if v, ok := x.o.Values[o.Name]; ok {
@@ -169,24 +179,22 @@ func (x *Executor) openUntil(done func() bool) {
 		}
 	}
 	e := abi.Opened{
-		Mono: x.mono, Wall: 1.7e18, Conn: x.o.Conn, Role: abi.RoleControl, Session: abi.SessionFirst,
+		Mono: x.mono, Wall: 1.7e18, Conn: x.o.Conn, Role: abi.RoleControl, Session: x.o.Begins,
 		Depth: x.o.Depth, OptionsLen: uint32(len(options)), SessionLen: uint32(len(x.o.Session)),
 		StateLen: uint32(len(x.o.State)), StreamPos: x.o.Pos,
 	}
 	if x.o.Conn > 0 {
 		e.Role = abi.RoleData
 	}
-	if x.o.Resumed {
-		e.Session = abi.SessionResumed
-	}
 	for i := range e.Seed {
 		e.Seed[i] = byte(x.rnd.Uint32())
 	}
 	copy(e.HostID[:], "sdktest-host-id-")
 	copy(e.SessionID[:], "sdktest-session-")
-	put(&x.ev, abi.EvOpened, e, options, x.o.Session, x.o.State)
+	if !put(&x.ev, abi.EvOpened, e, options, x.o.Session, x.o.State) {
+		x.t.Fatalf("options, session data and state do not fit a buffer of %d bytes", len(x.ev.buf))
+	}
 	x.call()
-	x.Run(done)
 }
 
 // call hands in what has been put and carries out the actions.
@@ -282,13 +290,6 @@ func (x *Executor) Goodbye() {
 	x.ev.bare(abi.EvGoodbye)
 	x.call()
 	x.Run(func() bool { return x.Closing })
-}
-
-// Save hands in save and runs until the state is there.
-func (x *Executor) Save() {
-	x.ev.bare(abi.EvSave)
-	x.call()
-	x.Run(func() bool { return x.HasSaved })
 }
 
 // Closed hands in closed, the last event. The plugin may only log and publish.

@@ -1,7 +1,6 @@
 package sdktest
 
 import (
-	"fmt"
 	"testing"
 
 	"blockengine/sdk/abi"
@@ -15,6 +14,10 @@ type Harness struct {
 	Values   map[string]string // the volume's options
 	// Open gives a new instance. The suite closes it.
 	Open func(testing.TB) Instance
+	// Other, if set, gives a new instance of another build of the plugin, for
+	// instance of the version before or in another runtime. Connections are
+	// handed over to and fro between the two.
+	Other func(testing.TB) Instance
 	// Dial gives a new connection to the server. All connections of one test
 	// see the same disk; its content at the start does not matter.
 	Dial func(testing.TB) Server
@@ -270,15 +273,20 @@ func (h *Harness) longer(t *testing.T) {
 	}
 }
 
+// goodbye takes leave at once after the login, as the trial of a new version
+// does, however the connection came to be.
 func (h *Harness) goodbye(t *testing.T) {
-	x := h.open(t, Options{})
-	x.Goodbye()
-	check(t, x)
-	if !x.Closing {
-		t.Fatal("goodbye did not end with Close")
+	for _, begins := range []uint16{abi.SessionFirst, abi.SessionReconnect, abi.SessionSecond} {
+		x := h.open(t, Options{Begins: begins})
+		x.Goodbye()
+		check(t, x)
+		if !x.Closing {
+			t.Fatal("goodbye did not end with Close")
+		}
+		x.Closed(abi.ClosedLocal)
+		check(t, x)
+		x.server.Close()
 	}
-	x.Closed(abi.ClosedLocal)
-	check(t, x)
 }
 
 // closedEarly ends the connection at every point of the login.
@@ -325,37 +333,5 @@ func (h *Harness) second(t *testing.T) {
 	check(t, y)
 	if r.Status != block.OK {
 		t.Fatalf("a read on the second connection: %v", r.Status)
-	}
-}
-
-// handover saves in the middle of a load, at a moment with nothing outstanding,
-// and goes on with another instance on the same connection.
-func (h *Harness) handover(t *testing.T) {
-	x := h.open(t, Options{Cut: Random, Seed: 11})
-	if !x.Limits.Handover {
-		t.Skip("the limits do not promise handover")
-	}
-	n := uint64(x.Limits.BlockSize)
-	for round := range 4 {
-		r := &Request{Op: block.OpRead, Length: n}
-		x.Do(r)
-		x.Save()
-		check(t, x)
-		if r.Status != block.OK || !x.HasSaved {
-			t.Fatalf("round %d: read %v, saved %v", round, r.Status, x.HasSaved)
-		}
-		inst := h.Open(t)
-		t.Cleanup(inst.Close)
-		y := NewExecutor(t, inst, x.server, Options{
-			Manifest: h.Manifest, Values: h.Values, Cut: Random, Seed: uint64(round),
-			State: x.Saved, Resumed: true, Pos: x.Pos(),
-		})
-		y.in.buf, y.in.coming = x.in.buf, x.in.coming
-		y.Open()
-		h.loggedIn(t, y)
-		if fmt.Sprint(*y.Limits) != fmt.Sprint(*x.Limits) {
-			t.Fatalf("the resumed connection has limits %+v, the old one %+v", *y.Limits, *x.Limits)
-		}
-		x = y
 	}
 }

@@ -23,7 +23,7 @@ type Server interface {
 // Answers makes a Server of a function that is given what the plugin sent, as
 // it arrives, and returns what the server sends then; it is called once with
 // nothing at the start, for servers that speak first. closed says that the
-// server closes after that.
+// server closes after that. Without f the server says nothing.
 func Answers(f func(b []byte) (answer []byte, closed bool)) Server { return &answers{f: f} }
 
 type answers struct {
@@ -46,7 +46,7 @@ func (s *answers) begin() {
 }
 
 func (s *answers) give(b []byte) {
-	if s.closed {
+	if s.closed || s.f == nil {
 		return
 	}
 	answer, closed := s.f(b)

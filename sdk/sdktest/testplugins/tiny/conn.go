@@ -272,23 +272,6 @@ func (c *Conn) Goodbye(a *protocol.Actions) {
 	a.Close()
 }
 
-// Save writes down what resume needs.
-func (c *Conn) Save(a *protocol.Actions) {
-	b := le.AppendUint64(nil, c.size)
-	b = le.AppendUint32(le.AppendUint32(b, c.blockSize), c.credits)
-	a.State(le.AppendUint64(b, c.token))
-}
-
-func (c *Conn) resume(a *protocol.Actions, state []byte) {
-	if len(state) != 24 {
-		a.Fail(abi.FailConn, block.EINVAL, "the saved state is not this protocol's")
-		return
-	}
-	c.size, c.blockSize, c.credits = le.Uint64(state), le.Uint32(state[8:]), le.Uint32(state[12:])
-	c.token = le.Uint64(state[16:])
-	c.begin(a)
-}
-
 // begin ends the login.
 func (c *Conn) begin(a *protocol.Actions) {
 	c.loggedIn = true

@@ -177,6 +177,54 @@ func TestMessages(t *testing.T) {
 	}
 }
 
+// What the server has begun to say by itself is finished to the instance that
+// takes over, and timers go on.
+func TestHandoverWithLeftover(t *testing.T) {
+	x, c := rig(t, "keepalive", &server.Disk{}, sdktest.Options{Cut: sdktest.Single})
+	c.News = server.Reply(0, tiny.ReplySize, 0, []byte{0, 0, 32, 0, 0, 0, 0, 0})
+	x.Advance(1e9)
+	x.Run(func() bool { return x.Leftover() == 5 }) // of the answer to the ping
+	x.Save()
+	if !x.HasSaved {
+		t.Fatal("there is no state")
+	}
+	y := x.Resume(sdktest.NewLinked(tiny.Plugin()), x.Saved, 1)
+	y.Run(func() bool { return len(y.News) > 1 })
+	y.Advance(1e9)
+	if y.Limits.Size != 2<<20 || len(y.Violations) > 0 || y.Failed != nil || c.Pings != 2 || y.Timers() != 1 {
+		t.Fatalf("limits %+v, violations %q, failed %+v, %d pings, %d timers",
+			y.Limits, y.Violations, y.Failed, c.Pings, y.Timers())
+	}
+}
+
+// There is no state while a request is outstanding, and none that is of another
+// format, of other features, or impossible is resumed from.
+func TestStateRefusals(t *testing.T) {
+	d := &server.Disk{Hold: func(op block.Op, _ uint64) bool { return op == block.OpFlush }}
+	x, _ := rig(t, "credits", d, sdktest.Options{})
+	x.Save()
+	good := x.Saved
+	x.Submit(&sdktest.Request{Op: block.OpFlush})
+	if x.Save(); x.HasSaved {
+		t.Error("there is a state, though a request is outstanding")
+	}
+	for at, text := range map[int]string{0: "not this protocol's", 4: "another format", 8: "other features",
+		12: "a block size that cannot be", 16: "a size that cannot be", 32: "no credits"} {
+		state := append([]byte(nil), good...)
+		if state[at]++; at == 32 {
+			state[at] = 0
+		}
+		y := sdktest.NewExecutor(t, sdktest.NewLinked(tiny.Plugin()), sdktest.Answers(nil), sdktest.Options{
+			Manifest: tiny.Plugin().Manifest(), Values: map[string]string{"features": "credits"},
+			Begins: abi.SessionResumed, State: state,
+		})
+		y.Open()
+		if y.Failed == nil || !strings.Contains(y.Failed.Text, text) || y.Sent > 0 {
+			t.Errorf("%d: failed %+v, want …%s…; %d bytes sent", at, y.Failed, text, y.Sent)
+		}
+	}
+}
+
 // A data connection with a token of another session fails the session.
 func TestStaleSession(t *testing.T) {
 	d := &server.Disk{}
