@@ -13,9 +13,9 @@
 //	}
 //
 // The same suite runs over a plugin in any runtime: Open gives an Instance of
-// it. With Other, an Instance of another build, connections are handed over
-// between the two; RunHandover does only that part. The package imports nothing of the engine, whose instances have the same
-// methods.
+// it. With Other, an instance of another build, connections are handed over
+// between the two; RunHandover does only that part. The package imports nothing
+// of the engine, whose instances have the same methods.
 //
 // Read first: sdk/PLUGIN.md, then harness.go.
 package sdktest
