@@ -61,20 +61,8 @@ func kept(path string) ([16]byte, error) {
 		return id, fmt.Errorf("read identifier: %w", err)
 	}
 	_, _ = rand.Read(id[:]) // never fails
-	return id, keep(path, hex.EncodeToString(id[:])+"\n")
-}
-
-// keep writes a small file so that it is there whole or not at all.
-func keep(path, text string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("keep identifier: %w", err)
+	if err := keep(path, []byte(hex.EncodeToString(id[:])+"\n")); err != nil {
+		return id, fmt.Errorf("keep identifier: %w", err)
 	}
-	tmp := path + "~" // no volume has such a name
-	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("keep identifier: %w", err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return fmt.Errorf("keep identifier: %w", err)
-	}
-	return nil
+	return id, nil
 }

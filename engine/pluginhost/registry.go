@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
+	"sync"
 
 	"blockengine/engine/config"
 	"blockengine/engine/pluginhost/guest"
@@ -25,7 +26,8 @@ const (
 	Store    Kind = "store"    // does its own I/O
 )
 
-// Plugin is a loaded plugin. It is not changed once it is loaded.
+// Plugin is a loaded plugin. It is not changed once it is loaded and, by
+// NewUpgrader or an upgrade, numbered.
 type Plugin struct {
 	Name       string // what volumes call it
 	Kind       Kind
@@ -34,12 +36,18 @@ type Plugin struct {
 	Hash       string // SHA-256 of its file in hex, or "builtin"
 	Version    string
 	ABI        uint32 // of a protocol plugin
-	Generation int    // 1 for what was loaded at the start
+	Generation int    // tells the versions of a plugin apart; a later one has a greater number
 	Options    []manifest.Option
+	// ManifestName is what the plugin calls itself: versions of one plugin have
+	// the same.
+	ManifestName string
 
 	module guest.Module // of a protocol plugin
 	store  store.Plugin // of a store plugin
 }
+
+// hashBuiltin is the hash of what is linked into the engine.
+const hashBuiltin = "builtin"
 
 // Builtins are the plugins that are linked into the engine.
 type Builtins struct {
@@ -55,11 +63,15 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// Registry holds the loaded plugins. It is filled by Load and not changed
-// afterwards, so it may be read from any goroutine.
+// Registry holds the loaded plugins. It is filled by Load; upgrades replace
+// plugins in it. Its methods are safe from any goroutine.
 type Registry struct {
-	opt     Options
-	plugins []*Plugin // in the order of the file, then builtin ones without a section
+	opt Options
+
+	mu      sync.Mutex // guards what follows; held for short copies only
+	plugins []*Plugin  // what volumes run, in the order of the file, then builtin ones without a section
+	loaded  []*Plugin  // those, and what can be gone back to or is being tried: all to be closed
+	closed  bool
 }
 
 // Load loads every plugin that has a section or is used by a volume. All that
@@ -89,11 +101,11 @@ func (r *Registry) add(ctx context.Context, cfg *config.Config, p config.Plugin)
 	}
 	switch p.Runtime {
 	case config.RuntimeBuiltin:
-		loaded := r.builtin(p)
+		loaded := r.builtin(p.Name, p.Name)
 		if loaded == nil {
 			return config.Problems{cfg.ProblemAt(p.Place, "name", "is no plugin of this engine", "")}
 		}
-		r.plugins = append(r.plugins, loaded)
+		r.plugins, r.loaded = append(r.plugins, loaded), append(r.loaded, loaded)
 	case config.RuntimeWasm:
 		if p.Path == "" {
 			return nil
@@ -102,7 +114,7 @@ func (r *Registry) add(ctx context.Context, cfg *config.Config, p config.Plugin)
 		if err != nil {
 			return config.Problems{loadProblem(cfg, p, err)}
 		}
-		r.plugins = append(r.plugins, loaded)
+		r.plugins, r.loaded = append(r.plugins, loaded), append(r.loaded, loaded)
 	}
 	return nil
 }
@@ -120,17 +132,19 @@ func loadProblem(cfg *config.Config, p config.Plugin, err error) config.Problem 
 	return cfg.ProblemIn(p.SourcePlace(), "path", fmt.Sprintf("%s: %v", p.Label(), err), fix)
 }
 
-func (r *Registry) builtin(p config.Plugin) *Plugin {
-	loaded := &Plugin{Name: p.Name, Runtime: config.RuntimeBuiltin, Hash: "builtin", Generation: 1}
+// builtin gives the plugin that is linked in under a name, nil if none is.
+// Volumes call it name.
+func (r *Registry) builtin(linked, name string) *Plugin {
+	loaded := &Plugin{Name: name, Runtime: config.RuntimeBuiltin, Hash: hashBuiltin, Generation: 1}
 	for _, s := range r.opt.Builtins.Stores {
-		if m := s.Manifest(); m.Name == p.Name {
+		if m := s.Manifest(); m.Name == linked {
 			loaded.Kind, loaded.store = Store, s
-			loaded.Version, loaded.Options = m.Version, m.Options
+			loaded.Version, loaded.Options, loaded.ManifestName = m.Version, m.Options, m.Name
 			return loaded
 		}
 	}
 	for _, s := range r.opt.Builtins.Protocols {
-		if s.Manifest().Name == p.Name {
+		if s.Manifest().Name == linked {
 			loaded.use(guest.Linked(s))
 			return loaded
 		}
@@ -155,11 +169,14 @@ func (r *Registry) wasm(ctx context.Context, p config.Plugin) (*Plugin, error) {
 func (p *Plugin) use(m guest.Module) {
 	man := m.Manifest()
 	p.Kind, p.module = Protocol, m
-	p.Hash, p.Version, p.ABI, p.Options = m.Hash(), man.Version, man.ABI, man.Options
+	p.Hash, p.Version, p.ABI, p.Options, p.ManifestName = m.Hash(), man.Version, man.ABI, man.Options, man.Name
 }
 
 // Find gives the plugin that volumes call by name, nil if it is not loaded.
+// While some volumes run a newer version than others it is the older one.
 func (r *Registry) Find(name string) *Plugin {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, p := range r.plugins {
 		if p.Name == name {
 			return p
@@ -168,13 +185,69 @@ func (r *Registry) Find(name string) *Plugin {
 	return nil
 }
 
-// Plugins are all that are loaded.
-func (r *Registry) Plugins() []*Plugin { return slices.Clone(r.plugins) }
+// Plugins are what volumes run, as Find gives it.
+func (r *Registry) Plugins() []*Plugin {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.plugins)
+}
+
+// load loads another version of a plugin beside what runs. The registry owns
+// it until unload.
+func (r *Registry) load(ctx context.Context, p config.Plugin) (*Plugin, error) {
+	loaded, err := r.wasm(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	closed := r.closed
+	if !closed {
+		r.loaded = append(r.loaded, loaded)
+	}
+	r.mu.Unlock()
+	if closed { // nobody else will
+		return nil, errors.Join(errors.New("the engine ends"), loaded.module.Close())
+	}
+	return loaded, nil
+}
+
+// replace makes p what Find gives for its name.
+func (r *Registry) replace(p *Plugin) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.plugins {
+		if r.plugins[i].Name == p.Name {
+			r.plugins[i] = p
+		}
+	}
+}
+
+// unload closes what no volume runs any more; what is left of its instances
+// ends by itself. p may be nil.
+func (r *Registry) unload(p *Plugin) error {
+	if p == nil {
+		return nil
+	}
+	r.mu.Lock()
+	i := slices.Index(r.loaded, p)
+	if i >= 0 {
+		r.loaded = slices.Delete(r.loaded, i, i+1)
+	}
+	r.mu.Unlock()
+	if i < 0 || p.module == nil {
+		return nil
+	}
+	return p.module.Close()
+}
 
 // Close unloads the plugins. Every Disk has been closed before.
 func (r *Registry) Close() error {
+	r.mu.Lock()
+	list := r.loaded
+	r.loaded, r.closed = nil, true
+	r.mu.Unlock()
 	var errs []error
-	for _, p := range r.plugins {
+	for _, p := range list {
 		if p.module != nil {
 			errs = append(errs, p.module.Close())
 		}

@@ -1,12 +1,8 @@
 package pluginhost
 
 import (
-	"context"
 	"errors"
-	"log/slog"
 	"time"
-
-	"blockengine/engine/config"
 )
 
 // UpgradeRequest is an operator's order to go over to another version of a
@@ -51,6 +47,13 @@ const (
 	PhaseFailed   Phase = "failed"
 )
 
+// ErrNotKept says that an upgrade or rollback is done and only its last step
+// has failed: a restart of the engine does not keep what runs.
+var ErrNotKept = errors.New("it runs, but is not kept over a restart")
+
+// ErrRolledBack says that a new version took over and had to go again.
+var ErrRolledBack = errors.New("rolled back")
+
 // Event is news of an upgrade.
 type Event struct {
 	Time   time.Time
@@ -60,18 +63,6 @@ type Event struct {
 	Method string        // with which a volume was taken over, or ""
 	Pause  time.Duration // the longest that a request of the volume had to wait for that
 	Text   string        // for people
-}
-
-// Record is a generation in a plugin's history.
-type Record struct {
-	Generation int
-	Version    string
-	Hash       string
-	Path       string
-	Volumes    []string // that it was for, if not for all
-	Since      time.Time
-	Until      time.Time // zero while it runs
-	Ended      string    // why; "" while it runs
 }
 
 // LineStatus is what is known of a plugin and its generations.
@@ -96,42 +87,3 @@ type UpgradeCounters struct {
 	LastPause   time.Duration     // the longest that a request had to wait for the last takeover
 	LastMethods map[string]uint64 // takeovers by method
 }
-
-// Upgrader replaces plugins while their volumes are in use. Its methods are
-// safe from any goroutine but a reactor's.
-type Upgrader struct{}
-
-// UpgraderOptions say what an Upgrader works on.
-type UpgraderOptions struct {
-	Config   *config.Config
-	Registry *Registry
-	Disks    []*Disk
-	StateDir string // keeps the history
-	// Save makes a restart keep a plugin's version; nil if that is not possible.
-	Save func(p *Plugin) error
-	Log  *slog.Logger
-}
-
-// NewUpgrader makes an Upgrader and notes in the history what runs.
-func NewUpgrader(o UpgraderOptions) (*Upgrader, error) { return &Upgrader{}, nil }
-
-// Upgrade goes over to another version and watches it. report is told what
-// happens, one event at a time, and may be nil. An error means that the
-// generation before runs, for every volume. ctx ends it as long as no volume
-// has been taken over.
-func (u *Upgrader) Upgrade(ctx context.Context, r UpgradeRequest, report func(Event)) error {
-	return errors.New("pluginhost: Upgrade is not there yet")
-}
-
-// Rollback goes back to the generation before. It ends the watch of an upgrade
-// that is under way.
-func (u *Upgrader) Rollback(ctx context.Context, r RollbackRequest, report func(Event)) error {
-	return errors.New("pluginhost: Rollback is not there yet")
-}
-
-// Status tells of every loaded plugin, in the order of Registry.Plugins.
-func (u *Upgrader) Status() []LineStatus { return nil }
-
-// Close gives up what is under way, and waits for that until ctx ends. The
-// history says that the engine has ended.
-func (u *Upgrader) Close(ctx context.Context) {}
