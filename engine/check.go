@@ -6,6 +6,8 @@ import (
 	"log/slog"
 
 	"github.com/spf13/cobra"
+
+	"blockengine/engine/config"
 )
 
 // defaultFile is the configuration of commands that are given none.
@@ -19,7 +21,8 @@ func checkCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{Use: "check", Short: "Find all that run would refuse, without serving", Args: noArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
-			p, err := preflight(cmd.Context(), file, false, newLogger(cmd.ErrOrStderr(), slog.LevelWarn))
+			warn := func(w config.Problem) { fmt.Fprintln(cmd.OutOrStdout(), "warning:", w) }
+			p, err := preflight(cmd.Context(), file, false, warn, newLogger(cmd.ErrOrStderr(), slog.LevelWarn))
 			if err != nil {
 				return err
 			}

@@ -13,12 +13,14 @@ import (
 	"blockengine/engine/volume"
 )
 
-// drain ends the engine in order: what clients have sent is answered, volumes
-// are flushed and take leave of their servers, sockets are removed. When ctx
-// ends first the rest is cut; the error says what that was.
+// drain ends the engine in order: upgrades are given up, what clients have sent
+// is answered, volumes are flushed and take leave of their servers, sockets are
+// removed. When ctx ends first the rest is cut; the error says what that was.
 func (e *engine) drain(ctx context.Context) error {
 	e.draining.Store(true)
 	close(e.quit)
+	e.endOrders(ctx)
+	e.log.Debug("drained: orders")
 	e.watching.Wait()
 	d := drained{busy: map[*pluginhost.Disk]bool{}, closed: map[*pluginhost.Disk]bool{}}
 	e.closeOwnClients(ctx, &d)
@@ -74,6 +76,7 @@ func (e *engine) abandon() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	close(e.quit)
+	e.endOrders(ctx)
 	_ = e.server.Shutdown(ctx)
 	for _, d := range e.disks {
 		_ = d.Close(ctx)

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,12 +18,13 @@ import (
 )
 
 func pluginCommand() *cobra.Command {
-	return group("plugin", "Show plugins", pluginListCommand(), pluginInspectCommand())
+	return group("plugin", "Show plugins, and replace them while they are in use",
+		pluginListCommand(), pluginInspectCommand(), pluginUpgradeCommand(), pluginRollbackCommand())
 }
 
 func pluginListCommand() *cobra.Command {
 	var t target
-	var asJSON bool
+	var asJSON, history bool
 	cmd := &cobra.Command{Use: "list", Short: "List the plugins that a running engine has loaded", Args: noArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
 			client, err := t.client()
@@ -37,20 +40,70 @@ func pluginListCommand() *cobra.Command {
 			}
 			w := newTable(cmd.OutOrStdout())
 			tablePlugins(w, plugins)
+			if history {
+				fmt.Fprintln(w)
+				tableHistory(w, plugins)
+			}
 			return w.Flush()
 		})}
 	t.flags(cmd)
 	jsonFlag(cmd, &asJSON)
+	cmd.Flags().BoolVar(&history, "history", false, "show all generations, and why they ended (JSON always does)")
 	return cmd
 }
 
 func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 8, 2, ' ', 0) }
 
+// tablePlugins has a line for what most volumes of a plugin run, one for what
+// some have already, and one for what a rollback goes back to.
 func tablePlugins(w io.Writer, plugins []admin.Plugin) {
-	fmt.Fprintln(w, "PLUGIN\tKIND\tRUNTIME\tVERSION\tGEN\tHASH\tVOLUMES\tFILE")
+	fmt.Fprintln(w, "PLUGIN\tKIND\tRUNTIME\tVERSION\tGEN\tHASH\tSINCE\tVOLUMES\tFILE")
+	for i := range plugins {
+		p := &plugins[i]
+		rowPlugin(w, p, p.Name, &p.Loaded)
+		if p.Canary != nil {
+			rowPlugin(w, p, p.Name+" (canary)", p.Canary)
+		}
+		if p.Previous != nil {
+			rowPlugin(w, p, p.Name+" (previous)", p.Previous)
+		}
+	}
+}
+
+func rowPlugin(w io.Writer, p *admin.Plugin, name string, l *admin.Loaded) {
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", name, p.Kind, l.Runtime, dash(l.Version), l.Generation,
+		shortHash(l.Hash), runsSince(p, l.Generation), dash(strings.Join(l.Volumes, ",")), dash(l.Path))
+}
+
+// runsSince is from when a generation runs, by the history.
+func runsSince(p *admin.Plugin, generation int) string {
+	for _, g := range slices.Backward(p.History) {
+		if g.Generation == generation && g.Until.IsZero() {
+			return clock(g.Since)
+		}
+	}
+	return "-"
+}
+
+// clock is a time for people, in theirs.
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format(time.DateTime)
+}
+
+func tableHistory(w io.Writer, plugins []admin.Plugin) {
+	fmt.Fprintln(w, "PLUGIN\tGEN\tVERSION\tHASH\tSINCE\tUNTIL\tENDED\tVOLUMES\tFILE")
 	for _, p := range plugins {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", p.Name, p.Kind, p.Runtime, dash(p.Version), p.Generation,
-			shortHash(p.Hash), dash(strings.Join(p.Volumes, ",")), dash(p.Path))
+		for _, g := range p.History {
+			volumes := strings.Join(g.Volumes, ",")
+			if volumes == "" {
+				volumes = "all"
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, g.Generation, dash(g.Version), shortHash(g.Hash),
+				clock(g.Since), clock(g.Until), dash(g.Ended), volumes, dash(g.Path))
+		}
 	}
 }
 

@@ -27,13 +27,17 @@ type plan struct {
 
 // preflight finds out, without serving anything, all that is wrong with a
 // configuration; the error is config.Problems then, and nothing is held. serve
-// says that it will be served: the state directory is made and locked.
-func preflight(ctx context.Context, file string, serve bool, log *slog.Logger) (*plan, error) {
+// says that it will be served: the state directory is made and locked. warn is
+// told what was left out of account.
+func preflight(ctx context.Context, file string, serve bool, warn func(config.Problem), log *slog.Logger) (*plan, error) {
 	cfg, err := config.Load(file)
 	var problems config.Problems
 	errors.As(err, &problems)
 	if cfg == nil {
 		return nil, problems
+	}
+	for _, w := range cfg.Warnings {
+		warn(w)
 	}
 	p := &plan{cfg: cfg}
 	problems = append(problems, checkAdmin(cfg)...)

@@ -29,8 +29,8 @@ func (e *engine) Status(context.Context) admin.Status {
 		}
 		s.Exports = append(s.Exports, a)
 	}
-	for _, p := range e.registry.Plugins() {
-		s.Plugins = append(s.Plugins, e.pluginStatus(p))
+	for _, l := range e.lines() {
+		s.Plugins = append(s.Plugins, e.pluginStatus(&l))
 	}
 	return s
 }
@@ -73,20 +73,6 @@ func volumeStatus(d *pluginhost.Disk, c admin.Counts) admin.Volume {
 		a.Path = &admin.Path{Address: path.Address, Connections: path.Connections, LastError: path.LastError}
 		counters := admin.Session(n)
 		a.Session = &counters
-	}
-	return a
-}
-
-func (e *engine) pluginStatus(p *pluginhost.Plugin) admin.Plugin {
-	a := admin.Plugin{Name: p.Name, Kind: string(p.Kind), Runtime: string(p.Runtime), Version: p.Version,
-		Generation: p.Generation, Hash: p.Hash, Path: p.Path, Volumes: []string{}}
-	if p.Kind == pluginhost.Protocol {
-		a.ABI = abiText(p.ABI)
-	}
-	for _, d := range e.disks {
-		if d.Plugin() == p {
-			a.Volumes = append(a.Volumes, d.Config.Name)
-		}
 	}
 	return a
 }

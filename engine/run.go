@@ -53,7 +53,7 @@ func serve(file string, stdout, stderr io.Writer) error {
 		first <- s
 		stop()
 	}()
-	p, err := preflight(ctx, file, true, log)
+	p, err := preflight(ctx, file, true, func(w config.Problem) { log.Warn(w.Error()) }, log)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end, and nothing was served

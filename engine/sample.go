@@ -65,7 +65,8 @@ func (s *sampler) begin() <-chan struct{} {
 func (e *engine) collect() metrics.Snapshot {
 	s := metrics.Snapshot{Draining: e.draining.Load()}
 	for _, d := range e.disks {
-		v := metrics.Volume{Name: d.Config.Name, Plugin: d.Plugin().Name}
+		p := d.Plugin()
+		v := metrics.Volume{Name: d.Config.Name, Plugin: p.Name, Generation: p.Generation}
 		v.State, v.Reason = d.Volume.State()
 		if info, ok := d.Volume.Info(); ok {
 			v.Size = info.Size
@@ -78,6 +79,7 @@ func (e *engine) collect() metrics.Snapshot {
 		}
 		s.Volumes = append(s.Volumes, v)
 	}
+	e.collectPlugins(&s)
 	e.collectExports(&s)
 	for i, r := range e.reactors {
 		turns, sleeps := r.Load()

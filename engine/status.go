@@ -192,11 +192,43 @@ func printTroubles(w io.Writer, s *admin.Status) error {
 			fmt.Fprintf(&b, "volume %s: %d requests failed with %s\n", v.Name, v.Errors[errno], errno)
 		}
 	}
+	for i := range s.Plugins {
+		troublePlugin(&b, &s.Plugins[i])
+	}
 	if b.Len() == 0 {
 		return nil
 	}
 	_, err := fmt.Fprintf(w, "\n%s", b.String())
 	return err
+}
+
+// troublePlugin says what is not settled about a plugin.
+func troublePlugin(b *strings.Builder, p *admin.Plugin) {
+	line := func(format string, args ...any) {
+		fmt.Fprintf(b, "plugin %s: %s\n", p.Name, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case p.Phase == "watch" && !p.WatchUntil.IsZero():
+		line("the new version is watched until %s", clock(p.WatchUntil))
+	case p.Phase != "":
+		line("an upgrade is under way (%s)", p.Phase)
+	}
+	if c := p.Canary; c != nil {
+		line("a canary, generation %d, runs on %s; the others run generation %d", c.Generation,
+			dash(strings.Join(c.Volumes, ", ")), p.Generation)
+	}
+	if p.Differs != "" {
+		line("%s", p.Differs)
+	}
+	switch {
+	case p.Restart != "":
+		line("a restart loads %s; upgrade and rollback keep what they bring with --save", p.Restart)
+	case p.Differs != "" && p.DropIn != "":
+		line("a restart keeps it, by %s", p.DropIn)
+	}
+	if u := p.Upgrades; u != nil && u.LastRollback != "" {
+		line("the engine went back by itself: %s", u.LastRollback)
+	}
 }
 
 func sortedKeys(m map[string]uint64) []string {

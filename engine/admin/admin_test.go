@@ -20,16 +20,29 @@ type fixed Status
 
 func (f fixed) Status(context.Context) Status { return Status(f) }
 
+func (fixed) Upgrade(string, UpgradeRequest, func(Event)) error {
+	return Refuse(http.StatusNotFound, "there is nothing to upgrade")
+}
+
+func (fixed) Rollback(string, RollbackRequest, func(Event)) error {
+	return errors.New("there is nothing to go back to")
+}
+
 var quietLog = slog.New(slog.DiscardHandler)
 
 func serveFixed(t *testing.T, s Status) string {
+	t.Helper()
+	return serve(t, fixed(s))
+}
+
+func serve(t *testing.T, src Source) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "admin.sock")
 	l, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := Serve(l, fixed(s), quietLog)
+	srv := Serve(l, src, quietLog)
 	t.Cleanup(func() {
 		srv.Close()
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -52,7 +65,12 @@ func TestStatusTravelsWhole(t *testing.T) {
 			Options: map[string]string{"token": "(secret)"}, Path: &Path{"unix:/x", 2, "refused"}, Session: &Session{Traps: 3},
 			Counts: Counts{Ops: map[string]Op{"read": {Requests: 4, Bytes: 5, Errors: 6, Seconds: 0.25}}, Errors: map[string]uint64{"EIO": 6}}}},
 		Exports: []Export{{Name: "a\"b\n", Listen: "tcp:127.0.0.1:1", Up: true}},
-		Plugins: []Plugin{{Name: "nbd", Hash: "abc", Volumes: []string{"v"}}},
+		Plugins: []Plugin{{Name: "nbd", Loaded: Loaded{Hash: "abc", Volumes: []string{"v"}}, Differs: "runs <b>",
+			Phase: "watch", WatchUntil: time.Unix(9, 0).UTC(), Previous: &Loaded{Generation: 1}, Canary: &Loaded{Generation: 3},
+			Upgrades: &Upgrades{Done: 1, Failed: 2, Rollbacks: map[string]uint64{"traps": 3}, LastRollback: "it traps",
+				Takeovers: map[string]uint64{"serial": 4}, LastPause: 0.5},
+			History: []Generation{{Generation: 1, Since: time.Unix(1, 0).UTC(), Until: time.Unix(2, 0).UTC(), Ended: "replaced"},
+				{Generation: 2, Since: time.Unix(2, 0).UTC(), Volumes: []string{"v"}}}}},
 	}
 	c := NewClient(serveFixed(t, want))
 	got, err := c.Status(testContext(t))

@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -17,12 +20,15 @@ import (
 const (
 	clientTimeout = 10 * time.Second
 	maxAnswer     = 64 << 20 // bytes
+	maxRefusal    = 64 << 10 // bytes
+	maxEvent      = 1 << 20  // bytes of a line
 )
 
 // Client talks to a running engine.
 type Client struct {
-	path string
-	http http.Client
+	path   string
+	http   http.Client
+	orders http.Client // without a limit: what they ask for takes its time
 }
 
 // NewClient makes a client for the admin socket at path. It connects when it
@@ -31,8 +37,8 @@ func NewClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}
-	return &Client{path: path, http: http.Client{
-		Timeout: clientTimeout, Transport: &http.Transport{DialContext: dial}}}
+	t := &http.Transport{DialContext: dial}
+	return &Client{path: path, http: http.Client{Timeout: clientTimeout, Transport: t}, orders: http.Client{Transport: t}}
 }
 
 // Status asks for everything.
@@ -59,13 +65,81 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 	defer resp.Body.Close()
 	body := io.LimitReader(resp.Body, maxAnswer)
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(body, 1<<10))
-		return fmt.Errorf("the engine at %s answered %s: %s", c.path, resp.Status, strings.TrimSpace(string(text)))
+		return c.refusal(resp)
 	}
 	if err := json.NewDecoder(body).Decode(v); err != nil {
 		return fmt.Errorf("what answers at %s is no engine of this version: %w", c.path, err)
 	}
 	return nil
+}
+
+// refusal makes an error of an answer that is no success: the engine's own words
+// where it has given some.
+func (c *Client) refusal(resp *http.Response) error {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+	var a errorAnswer
+	if json.Unmarshal(text, &a) == nil && a.Error != "" {
+		return errors.New(a.Error)
+	}
+	return fmt.Errorf("the engine at %s answered %s: %.200s", c.path, resp.Status, strings.TrimSpace(string(text)))
+}
+
+// Upgrade orders an upgrade and gives each event of it to report, up to the
+// last. It is an error if that is a failure, or does not come. The engine goes
+// on when ctx ends.
+func (c *Client) Upgrade(ctx context.Context, plugin string, r UpgradeRequest, report func(Event)) error {
+	return c.order(ctx, plugin, "upgrade", r, report)
+}
+
+// Rollback is Upgrade for the way back.
+func (c *Client) Rollback(ctx context.Context, plugin string, r RollbackRequest, report func(Event)) error {
+	return c.order(ctx, plugin, "rollback", r, report)
+}
+
+func (c *Client) order(ctx context.Context, plugin, what string, body any, report func(Event)) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost,
+		"http://engine/v1/plugins/"+url.PathEscape(plugin)+"/"+what, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.orders.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return c.refusal(resp)
+	}
+	return c.follow(resp.Body, report)
+}
+
+// follow reads events up to the last.
+func (c *Client) follow(body io.Reader, report func(Event)) error {
+	lines := bufio.NewScanner(body)
+	lines.Buffer(nil, maxEvent)
+	for lines.Scan() {
+		var e Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("what answers at %s is no engine of this version: %w", c.path, err)
+		}
+		report(e)
+		switch e.Phase {
+		case PhaseDone:
+			return nil
+		case PhaseFailed:
+			return errors.New(e.Error)
+		}
+	}
+	err := lines.Err()
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("the engine at %s has not told the end: look with engine plugin list --history: %w", c.path, err)
 }
 
 // explain says what a failure to talk to the engine means.

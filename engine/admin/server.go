@@ -26,6 +26,13 @@ const (
 type Source interface {
 	// Status comes back soon, with what is known, even if a reactor hangs.
 	Status(ctx context.Context) Status
+	// Upgrade and Rollback carry out an order and come back when it is done or
+	// has failed; report is told how it goes, one event at a time, and does not
+	// wait. They end with the engine, not with the client. What is refused
+	// before anything was reported is answered with the status of a Refusal, or
+	// as a conflict.
+	Upgrade(plugin string, r UpgradeRequest, report func(Event)) error
+	Rollback(plugin string, r RollbackRequest, report func(Event)) error
 }
 
 // Server answers on the admin socket.
@@ -58,6 +65,8 @@ func Serve(l net.Listener, src Source, log *slog.Logger) *Server {
 	mux.HandleFunc("GET /v1/plugins", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, src.Status(r.Context()).Plugins)
 	})
+	mux.HandleFunc("POST /v1/plugins/{name}/upgrade", order(src.Upgrade))
+	mux.HandleFunc("POST /v1/plugins/{name}/rollback", order(src.Rollback))
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
 		WriteTimeout: requestTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}

@@ -1,5 +1,7 @@
 package admin
 
+import "time"
+
 // Status is what an engine tells about itself. Counters count from the start
 // of what they belong to; times are in seconds unless they say otherwise.
 type Status struct {
@@ -111,15 +113,53 @@ func (c Counts) Total() Op {
 	return t
 }
 
-// Plugin is a loaded plugin.
+// Plugin is a loaded plugin: the version that its volumes run, and what is known
+// of others. While some volumes have a canary the version is that of the rest.
 type Plugin struct {
-	Name       string   `json:"name"`
-	Kind       string   `json:"kind"`
+	Name string `json:"name"`
+	Kind string `json:"kind"`
+	Loaded
+	DropIn     string       `json:"drop_in,omitempty"`    // the file by which a restart loads another version than the configuration names
+	Differs    string       `json:"differs,omitempty"`    // how what runs differs from what the configuration names
+	Restart    string       `json:"restart,omitempty"`    // what a restart would load, if not what runs
+	Phase      string       `json:"phase,omitempty"`      // of the upgrade that is under way
+	WatchUntil time.Time    `json:"watch_until,omitzero"` // with phase "watch"
+	Previous   *Loaded      `json:"previous,omitempty"`   // what a rollback goes back to
+	Canary     *Loaded      `json:"canary,omitempty"`     // what some volumes have and others have not
+	Upgrades   *Upgrades    `json:"upgrades,omitempty"`
+	History    []Generation `json:"history,omitempty"` // oldest first
+}
+
+// Loaded is a version of a plugin that is loaded.
+type Loaded struct {
 	Runtime    string   `json:"runtime"`
 	Version    string   `json:"version"`
 	ABI        string   `json:"abi,omitempty"`
 	Generation int      `json:"generation"`
 	Hash       string   `json:"hash"`
 	Path       string   `json:"path,omitempty"`
-	Volumes    []string `json:"volumes"`
+	Volumes    []string `json:"volumes"` // that run it
+}
+
+// Generation is an entry in a plugin's history.
+type Generation struct {
+	Generation int       `json:"generation"`
+	Version    string    `json:"version"`
+	Hash       string    `json:"hash"`
+	Path       string    `json:"path,omitempty"`
+	Volumes    []string  `json:"volumes,omitempty"` // that it was for, if not for all
+	Since      time.Time `json:"since"`
+	Until      time.Time `json:"until,omitzero"` // absent while it runs
+	Ended      string    `json:"ended,omitempty"`
+}
+
+// Upgrades count what has become of a plugin's upgrades since the engine's
+// start.
+type Upgrades struct {
+	Done         uint64            `json:"done"`
+	Failed       uint64            `json:"failed"`                  // these changed nothing
+	Rollbacks    map[string]uint64 `json:"rollbacks"`               // by reason; "operator" is no failure
+	LastRollback string            `json:"last_rollback,omitempty"` // why, of the last that nobody ordered
+	Takeovers    map[string]uint64 `json:"takeovers"`               // by method, one a volume
+	LastPause    float64           `json:"last_pause_seconds"`
 }

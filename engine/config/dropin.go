@@ -46,8 +46,8 @@ func (s Source) String() string {
 	return printable(s.Path)
 }
 
-// covers tells whether who loads s loads what other pins.
-func (s Source) covers(other Source) bool {
+// Covers tells whether who loads s loads other, which is pinned.
+func (s Source) Covers(other Source) bool {
 	return s.Runtime == other.Runtime && s.Path == other.Path && (s.SHA256 == "" || s.SHA256 == other.SHA256)
 }
 

@@ -267,6 +267,12 @@ func TestDropInsOfOthers(t *testing.T) {
 		}, "DIR/run/conf.d: cannot be read: not a directory"},
 		// The engine refuses such a state directory for itself.
 		{"writable state directory", func(p *place, _ string) error { return os.Chmod(p.path("run"), 0o777) }, ""},
+		{"the state directory is a file", func(p *place, _ string) error {
+			if err := os.RemoveAll(p.path("run")); err != nil {
+				return err
+			}
+			return os.WriteFile(p.path("run"), nil, 0o600)
+		}, ""},
 		{"another user's file", func(_ *place, f string) error { return chown(f) },
 			"DIR/run/conf.d/plugin-p.toml: belongs to user 12345 and the engine runs as user 0: look what it says, and change its owner or remove it"},
 	} {

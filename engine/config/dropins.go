@@ -73,7 +73,7 @@ func (r *reader) apply(d *DropIn) {
 	switch {
 	case !ok:
 		ignored("the configuration has no plugin of that name")
-	case own.Source.covers(d.Source):
+	case own.Source.Covers(d.Source):
 		ignored("the configuration itself names " + own.Source.String())
 	case own.Source.Path != d.Instead.Path || own.Source.SHA256 != d.Instead.SHA256:
 		ignored(fmt.Sprintf("it stands in for %s, and the configuration now names %s", d.Instead, own.Source))
@@ -180,6 +180,9 @@ func trusted(dir string) error {
 	st, err := os.Stat(dir)
 	if err != nil {
 		return err
+	}
+	if !st.IsDir() {
+		return syscall.ENOTDIR
 	}
 	return trustedInfo(st)
 }

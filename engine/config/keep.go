@@ -21,7 +21,7 @@ func (c *Config) Keep(plugin string, s Source, by string, at time.Time) (kept st
 	}
 	dir := dropInDir(c.Engine.StateDir)
 	file := DropInFile(c.Engine.StateDir, plugin)
-	if p.Own.covers(s) {
+	if p.Own.Covers(s) {
 		return "", removeFile(dir, file)
 	}
 	d := DropIn{File: file, Name: plugin, Source: s, Instead: p.Own}

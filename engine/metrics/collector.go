@@ -89,6 +89,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range sessionMetrics {
 		ch <- m.desc
 	}
+	describePlugins(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -96,6 +97,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.snapshot()
 	for i := range s.Volumes {
 		collectVolume(ch, &s.Volumes[i])
+	}
+	for i := range s.Plugins {
+		collectPlugin(ch, &s.Plugins[i])
 	}
 	for i := range s.Exports {
 		e := &s.Exports[i]
@@ -118,6 +122,7 @@ func collectVolume(ch chan<- prometheus.Metric, v *Volume) {
 		gauge(ch, volumeState, truth(v.State == st), v.Name, v.Plugin, st.String())
 	}
 	gauge(ch, volumeSize, float64(v.Size), v.Name, v.Plugin)
+	gauge(ch, volumeGeneration, float64(v.Generation), v.Name, v.Plugin)
 	volumeCounts.collect(ch, v.Stats, []string{v.Name, v.Plugin})
 	if v.Session == nil {
 		return

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -29,13 +30,19 @@ func sample() Snapshot {
 	s.Errors[len(s.Errors)-1] = volume.ErrorCount{Status: block.EPERM, Count: 9}
 	return Snapshot{
 		Volumes: []Volume{
-			{Name: "v", Plugin: "nbd", State: volume.Away, Reason: "refused", Size: 1 << 30, Stats: &s,
+			{Name: "v", Plugin: "nbd", Generation: 3, State: volume.Away, Reason: "refused", Size: 1 << 30, Stats: &s,
 				Session: &session.Counters{Reconnects: 3, Fences: 4, Traps: 5}, Connections: 2},
 			{Name: "m", Plugin: "memory", State: volume.Online, Stats: &volume.Stats{}},
 		},
 		Exports: []Export{
 			{Name: "odd \"name\"\n", Volume: "v", Frontend: "nbd", Listen: "unix:/x", Up: true, Connections: 7, Stats: &s},
 			{Name: "later", Volume: "v", Frontend: "nbd", Listen: "unix:/x"},
+		},
+		Plugins: []Plugin{
+			{Name: "nbd", Generation: 2, Version: "1.1", Hash: "ab12", Upgradable: true, Differs: true, Done: 3, Failed: 4,
+				Rollbacks: map[string]uint64{"traps": 5, "tea": 6, "coffee": 7}, Takeovers: map[string]uint64{"serial": 8, "magic": 9},
+				LastPause: 1500 * time.Microsecond},
+			{Name: "memory", Generation: 1, Version: "1", Hash: "builtin"},
 		},
 		Reactors:  []Reactor{{Index: 0, Turns: 11, Sleeps: 6}},
 		Listeners: 1,
@@ -102,6 +109,14 @@ func TestScrape(t *testing.T) {
 		{"engine_volume_traps_total", []string{"volume", "v"}, 5},
 		{"engine_export_requests_total", []string{"export", "odd \"name\"\n", "listen", "unix:/x", "op", "read"}, 10},
 		{"engine_reactor_turns_total", []string{"reactor", "0"}, 11},
+		{"engine_plugin_upgrades_total", []string{"plugin", "nbd", "result", "done"}, 3},
+		{"engine_plugin_upgrades_total", []string{"plugin", "nbd", "result", "failed"}, 4},
+		{"engine_plugin_rollbacks_total", []string{"plugin", "nbd", "reason", "traps"}, 5},
+		{"engine_plugin_rollbacks_total", []string{"plugin", "nbd", "reason", "operator"}, 0},
+		{"engine_plugin_rollbacks_total", []string{"plugin", "nbd", "reason", "other"}, 13},
+		{"engine_plugin_takeovers_total", []string{"plugin", "nbd", "method", "serial"}, 8},
+		{"engine_plugin_takeovers_total", []string{"plugin", "nbd", "method", "handover"}, 0},
+		{"engine_plugin_takeovers_total", []string{"plugin", "nbd", "method", "other"}, 9},
 	} {
 		if got := find(t, f, tc.name, tc.labels...).GetCounter().GetValue(); got != tc.want {
 			t.Errorf("%s%q = %v, want %v", tc.name, tc.labels, got, tc.want)
@@ -121,6 +136,12 @@ func TestScrape(t *testing.T) {
 		{"engine_export_connections", []string{"export", "odd \"name\"\n"}, 7},
 		{"engine_path_connections", []string{"volume", "v"}, 2},
 		{"engine_build_info", []string{"version", "1.2"}, 1},
+		{"engine_volume_plugin_generation", []string{"volume", "v", "plugin", "nbd"}, 3},
+		{"engine_plugin_generation", []string{"plugin", "nbd"}, 2},
+		{"engine_plugin_info", []string{"plugin", "nbd", "version", "1.1", "hash", "ab12"}, 1},
+		{"engine_plugin_differs", []string{"plugin", "nbd"}, 1},
+		{"engine_plugin_last_pause_seconds", []string{"plugin", "nbd"}, 0.0015},
+		{"engine_plugin_info", []string{"plugin", "memory", "version", "1", "hash", "builtin"}, 1},
 	} {
 		if got := find(t, f, tc.name, tc.labels...).GetGauge().GetValue(); got != tc.want {
 			t.Errorf("%s%q = %v, want %v", tc.name, tc.labels, got, tc.want)
@@ -129,6 +150,26 @@ func TestScrape(t *testing.T) {
 	if f["go_goroutines"] == nil {
 		t.Error("the Go runtime's metrics are missing")
 	}
+}
+
+// A plugin that cannot be upgraded has no figures of upgrades, and one that can
+// has as many as there are words for them, whatever comes.
+func TestPluginLabelsAreBounded(t *testing.T) {
+	f := scrape(t, sample())
+	for name, want := range map[string]int{
+		"engine_plugin_generation": 2, "engine_plugin_info": 2, "engine_plugin_differs": 1,
+		"engine_plugin_upgrades_total": 2, "engine_plugin_rollbacks_total": len(RollbackReasons) + 1,
+		"engine_plugin_takeovers_total": len(TakeoverMethods) + 1, "engine_plugin_last_pause_seconds": 1,
+	} {
+		if got := len(f[name].GetMetric()); got != want {
+			t.Errorf("%s: %d series, want %d", name, got, want)
+		}
+	}
+	long := sample()
+	long.Plugins[0].Version = strings.Repeat("é", 1000)
+	find(t, scrape(t, long), "engine_plugin_info", "plugin", "nbd", "version", strings.Repeat("é", maxLabel/2))
+	long.Plugins[0].Version = "\xff"
+	find(t, scrape(t, long), "engine_plugin_info", "plugin", "nbd", "version", "\ufffd")
 }
 
 func TestHistogram(t *testing.T) {

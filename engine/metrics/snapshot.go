@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"time"
+
 	"blockengine/engine/session"
 	"blockengine/engine/volume"
 )
@@ -10,6 +12,7 @@ import (
 type Snapshot struct {
 	Volumes  []Volume
 	Exports  []Export
+	Plugins  []Plugin
 	Reactors []Reactor
 	// Listeners is how many sockets accept clients.
 	Listeners int
@@ -21,15 +24,32 @@ type Snapshot struct {
 
 // Volume is what a volume has counted.
 type Volume struct {
-	Name    string
-	Plugin  string
-	State   volume.State
-	Reason  string
-	Size    uint64 // bytes
-	Stats   *volume.Stats
-	Session *session.Counters // nil on a store plugin
+	Name   string
+	Plugin string
+	// Generation of the plugin that the volume runs.
+	Generation int
+	State      volume.State
+	Reason     string
+	Size       uint64 // bytes
+	Stats      *volume.Stats
+	Session    *session.Counters // nil on a store plugin
 	// Connections to the storage server, 0 on a store plugin.
 	Connections int
+}
+
+// Plugin is what a loaded plugin is, and what has become of its upgrades.
+type Plugin struct {
+	Name       string
+	Generation int // of most of its volumes
+	Version    string
+	Hash       string
+	Upgradable bool // it has the counters below
+	Differs    bool // from what the configuration names
+	Done       uint64
+	Failed     uint64
+	Rollbacks  map[string]uint64 // by reason
+	Takeovers  map[string]uint64 // by method
+	LastPause  time.Duration
 }
 
 // Export is what an export has counted.
