@@ -277,6 +277,10 @@ func (c *channel) shut(gone func()) {
 		gone()
 		return
 	}
-	cn.gone = gone
+	if before := cn.gone; before != nil { // a takeover waits for the same
+		cn.gone = func() { before(); gone() }
+	} else {
+		cn.gone = gone
+	}
 	cn.goodbye()
 }

@@ -265,11 +265,8 @@ func (o *order) handover(ctx context.Context) error {
 		return err
 	}
 	o.s.gen.Store(o.To)
-	o.s.onEach(func(c *channel) {
-		c.adopt()
-		c.release(holdTakeover)
-	})
-	return nil
+	o.s.onEach(func(c *channel) { c.adopt() })
+	return nil // free comes when all have their numbers in the new generation
 }
 
 // canHandOver asks every connection, and whether there is one.

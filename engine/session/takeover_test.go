@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -420,5 +421,68 @@ func TestCutUnderLoad(t *testing.T) {
 	l.end(t)
 	if r.sess.Generation().Number() != 11 || r.sess.Counters().Replays == 0 {
 		t.Errorf("generation %d, %+v", r.sess.Generation().Number(), r.sess.Counters())
+	}
+}
+
+// Everything at once: takeovers by all methods, cuts, and a server that loses
+// connections, stalls, and holds writes for longer than their connections live.
+func TestTakeOversAmongFaults(t *testing.T) {
+	s, r := serve(t, nbdtest.ServerOptions{BadClients: true}, rigOptions{reactors: 2, trust: true, fence: time.Second, timeout: 30 * time.Second})
+	l := r.startLoad(2)
+	stop := time.After(4 * time.Second)
+	done := map[string]int{}
+	for n := 2; ; n++ {
+		select {
+		case <-stop:
+			l.end(t)
+			t.Logf("%v; %+v", done, r.sess.Counters())
+			return
+		default:
+		}
+		pause := time.AfterFunc(time.Duration(rand.IntN(4))*time.Millisecond, func() { misbehave(s) })
+		if rand.IntN(8) == 0 {
+			r.sess.Cut(r.version(n, nil), "it is not trusted")
+			done["cut"]++
+		} else {
+			var m []session.Method
+			if rand.IntN(4) > 0 {
+				m = methods(session.Method(1 + rand.IntN(3)))
+			}
+			out, err := r.sess.TakeOver(t.Context(), session.Takeover{To: r.version(n, nil), Methods: m, Drain: 300 * time.Millisecond})
+			if err != nil {
+				done["refused"]++
+			} else {
+				done[out.Method.String()]++
+			}
+		}
+		time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+		pause.Stop()
+	}
+}
+
+// misbehave does one thing to the server's connections, for a short while.
+func misbehave(s *nbdtest.Server) {
+	short := time.Duration(1+rand.IntN(20)) * time.Millisecond
+	switch rand.IntN(5) {
+	case 0:
+		s.KillAll(nbdtest.FIN)
+	case 1:
+		s.KillAll(nbdtest.RST)
+	case 2:
+		release := s.StallReplies()
+		time.Sleep(short)
+		release()
+	case 3:
+		release := s.StallReads()
+		time.Sleep(short)
+		release()
+	case 4:
+		held := s.HoldWrites(nbdtest.Op(nbdtest.CmdWrite), 2, rand.IntN(2) == 0, nbdtest.FIN)
+		time.Sleep(short)
+		if rand.IntN(2) == 0 {
+			s.KillAll(nbdtest.FIN)
+			time.Sleep(short)
+		}
+		held.Release()
 	}
 }
