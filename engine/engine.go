@@ -36,7 +36,7 @@ type engine struct {
 	admin    *admin.Server
 	http     *http.Server
 	sampler  sampler
-	orders   *orders
+	orders   orders
 
 	changed  chan struct{} // a volume has changed; holds one
 	quit     chan struct{} // closed when no export is to come up any more
@@ -53,7 +53,7 @@ const goroutines = 4
 // left running; what is wrong with the configuration's sockets is reported as
 // config.Problems.
 func start(ctx context.Context, p *plan, stdout io.Writer, log *slog.Logger) (*engine, error) {
-	e := &engine{plan: p, log: log, started: time.Now(), orders: newOrders(p.cfg),
+	e := &engine{plan: p, log: log, started: time.Now(),
 		changed: make(chan struct{}, 1), quit: make(chan struct{})}
 	e.sampler.collect = e.collect
 	e.print(stdout)
@@ -64,13 +64,13 @@ func start(ctx context.Context, p *plan, stdout io.Writer, log *slog.Logger) (*e
 	e.server = nbd.NewServer(nbd.Options{Reactors: e.reactors, Log: log})
 	err := e.makeDisks()
 	if err == nil {
+		err = e.takeOrders()
+	}
+	if err == nil {
 		err = e.listen()
 	}
 	if err == nil {
 		err = e.openDisks(ctx)
-	}
-	if err == nil {
-		err = e.takeOrders()
 	}
 	if err != nil {
 		e.abandon()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,57 +21,37 @@ const maxDrain = 10 * time.Minute
 
 // orders is what the engine can be told to do while it runs.
 type orders struct {
-	ctx context.Context // ends what is under way
-	end context.CancelFunc
+	upgrader *pluginhost.Upgrader // nil until the volumes are made
 
-	mu       sync.Mutex // guards what follows
-	upgrader *pluginhost.Upgrader
-	kept     map[string]kept // by plugin: what a restart loads by a drop-in
-}
-
-// kept is a drop-in as the next start will find it.
-type kept struct {
-	file   string
-	source config.Source
-}
-
-func newOrders(cfg *config.Config) *orders {
-	o := &orders{kept: map[string]kept{}}
-	o.ctx, o.end = context.WithCancel(context.Background())
-	for _, p := range cfg.Plugins {
-		if p.DropIn != "" {
-			o.kept[p.Name] = kept{p.DropIn, p.Source}
-		}
-	}
-	return o
-}
-
-// get gives the upgrader, nil before the volumes have been opened.
-func (o *orders) get() *pluginhost.Upgrader {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.upgrader
+	mu   sync.Mutex        // guards what follows
+	kept map[string]string // drop-ins by plugin, as the next start will find them
 }
 
 // takeOrders lets plugins be upgraded from now on.
-func (e *engine) takeOrders() error {
-	u, err := pluginhost.NewUpgrader(pluginhost.UpgraderOptions{Config: e.cfg, Registry: e.registry, Disks: e.disks,
-		StateDir: e.state.path, Save: e.keep, Log: e.log})
-	if err != nil {
-		return err
+func (e *engine) takeOrders() (err error) {
+	e.orders.kept = map[string]string{}
+	for _, p := range e.cfg.Plugins {
+		if p.DropIn != "" {
+			e.orders.kept[p.Name] = p.DropIn
+		}
 	}
-	e.orders.mu.Lock()
-	defer e.orders.mu.Unlock()
-	e.orders.upgrader = u
-	return nil
+	e.orders.upgrader, err = pluginhost.NewUpgrader(pluginhost.UpgraderOptions{Config: e.cfg, Registry: e.registry,
+		Disks: e.disks, StateDir: e.state.path, Save: e.keep, Log: e.log})
+	return err
 }
 
 // endOrders gives up what is under way, and waits for that until ctx ends.
 func (e *engine) endOrders(ctx context.Context) {
-	e.orders.end()
-	if u := e.orders.get(); u != nil {
+	if u := e.orders.upgrader; u != nil {
 		u.Close(ctx)
 	}
+}
+
+// dropIn is the plugin's drop-in as the next start will find it, "" for none.
+func (o *orders) dropIn(plugin string) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.kept[plugin]
 }
 
 // sourceOf says what would have to be configured to load a plugin again.
@@ -85,18 +64,13 @@ func sourceOf(p *pluginhost.Plugin) config.Source {
 
 // keep makes a restart load the plugin as it runs now.
 func (e *engine) keep(p *pluginhost.Plugin) error {
-	s := sourceOf(p)
-	file, err := e.cfg.Keep(p.Name, s, "engine "+version+", told so with --save", time.Now())
-	if err != nil {
-		return fmt.Errorf("keep plugin %q for a restart: %w", p.Name, err)
-	}
 	e.orders.mu.Lock()
 	defer e.orders.mu.Unlock()
-	delete(e.orders.kept, p.Name)
-	if file != "" {
-		e.orders.kept[p.Name] = kept{file, s}
+	file, err := e.cfg.Keep(p.Name, sourceOf(p), "engine "+version+", told so with --save", time.Now())
+	if err == nil {
+		e.orders.kept[p.Name] = file
 	}
-	return nil
+	return err
 }
 
 // Upgrade implements admin.Source.
@@ -105,11 +79,9 @@ func (e *engine) Upgrade(plugin string, r admin.UpgradeRequest, report func(admi
 	if err != nil {
 		return err
 	}
-	u, err := e.commanded(plugin, r.Volumes)
-	if err != nil {
-		return err
-	}
-	return u.Upgrade(e.orders.ctx, req, func(n pluginhost.Event) { report(eventOf(n)) })
+	return e.order(plugin, func() error {
+		return e.orders.upgrader.Upgrade(context.Background(), req, func(n pluginhost.Event) { report(e.eventOf(n)) })
+	})
 }
 
 // Rollback implements admin.Source.
@@ -118,52 +90,22 @@ func (e *engine) Rollback(plugin string, r admin.RollbackRequest, report func(ad
 	if err != nil {
 		return err
 	}
-	u, err := e.commanded(plugin, r.Volumes)
-	if err != nil {
-		return err
-	}
-	return u.Rollback(e.orders.ctx, pluginhost.RollbackRequest{Plugin: plugin, Volumes: r.Volumes, Method: r.Method,
-		Drain: drain, Save: r.Save}, func(n pluginhost.Event) { report(eventOf(n)) })
+	req := pluginhost.RollbackRequest{Plugin: plugin, Volumes: r.Volumes, Method: r.Method, Drain: drain, Save: r.Save}
+	return e.order(plugin, func() error {
+		return e.orders.upgrader.Rollback(context.Background(), req, func(n pluginhost.Event) { report(e.eventOf(n)) })
+	})
 }
 
-// commanded gives the upgrader for an order about a plugin and some of its
-// volumes. The error is *admin.Refusal.
-func (e *engine) commanded(plugin string, volumes []string) (*pluginhost.Upgrader, error) {
-	u := e.orders.get()
-	switch {
-	case e.draining.Load():
-		return nil, admin.Refuse(http.StatusServiceUnavailable, "the engine is ending")
-	case u == nil:
-		return nil, admin.Refuse(http.StatusServiceUnavailable, "the engine is still starting: try again when it is ready")
-	case e.registry.Find(plugin) == nil:
-		return nil, admin.Refuse(http.StatusNotFound, "no plugin %q is loaded: there are %s", plugin, e.pluginNames())
+// order carries out an order. It ends with the upgrader, so with the engine.
+func (e *engine) order(plugin string, do func() error) error {
+	if e.draining.Load() {
+		return admin.Refuse(http.StatusServiceUnavailable, "the engine ends")
 	}
-	of := e.volumesOn(plugin)
-	for _, v := range volumes {
-		if !slices.Contains(of, v) {
-			return nil, admin.Refuse(http.StatusBadRequest, "volume %q does not use plugin %q: those that do are %s",
-				v, plugin, dash(strings.Join(of, ", ")))
-		}
+	err := do()
+	if err != nil && e.registry.Find(plugin) == nil {
+		return admin.Refuse(http.StatusNotFound, "%v", err)
 	}
-	return u, nil
-}
-
-func (e *engine) pluginNames() string {
-	var names []string
-	for _, p := range e.registry.Plugins() {
-		names = append(names, p.Name)
-	}
-	return dash(strings.Join(names, ", "))
-}
-
-// volumesOn are the volumes of a plugin, whichever generation they run.
-func (e *engine) volumesOn(plugin string) (names []string) {
-	for _, d := range e.disks {
-		if d.Config.Plugin == plugin {
-			names = append(names, d.Config.Name)
-		}
-	}
-	return names
+	return err
 }
 
 // upgradeRequest checks an order that came over the wire; the error is
@@ -215,7 +157,26 @@ func isSHA256(s string) bool {
 	return err == nil && len(b) == 32
 }
 
-func eventOf(n pluginhost.Event) admin.Event {
-	return admin.Event{Time: n.Time, Phase: string(n.Phase), Plugin: n.Plugin, Volume: n.Volume, Method: n.Method,
+func (e *engine) eventOf(n pluginhost.Event) admin.Event {
+	a := admin.Event{Time: n.Time, Phase: string(n.Phase), Plugin: n.Plugin, Volume: n.Volume, Method: n.Method,
 		Pause: n.Pause.Seconds(), Text: n.Text}
+	if n.Phase == pluginhost.PhaseDone && n.Text == "" {
+		a.Text = e.runs(n.Plugin)
+	}
+	return a
+}
+
+// runs says which versions of a plugin run now.
+func (e *engine) runs(plugin string) string {
+	for _, l := range e.orders.upgrader.Status() {
+		switch {
+		case l.Name != plugin:
+		case l.Canary != nil:
+			return fmt.Sprintf("generation %d (%s) runs on %s, generation %d (%s) on the others", l.Canary.Generation,
+				dash(l.Canary.Version), strings.Join(e.loaded(l.Canary).Volumes, ", "), l.Current.Generation, dash(l.Current.Version))
+		default:
+			return fmt.Sprintf("generation %d (%s) runs", l.Current.Generation, dash(l.Current.Version))
+		}
+	}
+	return ""
 }

@@ -29,7 +29,7 @@ func (e *engine) Status(context.Context) admin.Status {
 		}
 		s.Exports = append(s.Exports, a)
 	}
-	for _, l := range e.lines() {
+	for _, l := range e.orders.upgrader.Status() {
 		s.Plugins = append(s.Plugins, e.pluginStatus(&l))
 	}
 	return s

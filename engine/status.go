@@ -220,12 +220,6 @@ func troublePlugin(b *strings.Builder, p *admin.Plugin) {
 	if p.Differs != "" {
 		line("%s", p.Differs)
 	}
-	switch {
-	case p.Restart != "":
-		line("a restart loads %s; upgrade and rollback keep what they bring with --save", p.Restart)
-	case p.Differs != "" && p.DropIn != "":
-		line("a restart keeps it, by %s", p.DropIn)
-	}
 	if u := p.Upgrades; u != nil && u.LastRollback != "" {
 		line("the engine went back by itself: %s", u.LastRollback)
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -166,36 +165,51 @@ func jsonEvents(w io.Writer) func(admin.Event) {
 // eventPrinter prints events for people, as they come.
 type eventPrinter struct {
 	w     io.Writer
-	pause float64 // seconds, the longest so far
+	begun time.Time // by the first event
+	pause float64   // seconds, the longest so far
 }
 
 func (p *eventPrinter) print(n admin.Event) {
 	p.pause = max(p.pause, n.Pause)
-	if n.Phase == admin.PhaseFailed {
-		return // the command ends with the reason
+	if p.begun.IsZero() {
+		p.begun = n.Time
 	}
-	text := eventText(n)
-	if n.Phase == admin.PhaseDone && p.pause > 0 {
-		text += fmt.Sprintf("; no request waited longer than %s", milliseconds(p.pause))
+	switch n.Phase {
+	case admin.PhaseFailed: // the command ends with the reason
+	case admin.PhaseDone:
+		fmt.Fprintf(p.w, "%-9s %s: %s, after %.1f s%s\n", n.Phase, n.Plugin, dash(n.Text), n.Time.Sub(p.begun).Seconds(),
+			when(p.pause > 0, fmt.Sprintf("; no request waited longer than %s for it", milliseconds(p.pause))))
+	default:
+		fmt.Fprintf(p.w, "%-9s %s\n", n.Phase, eventText(n))
 	}
-	fmt.Fprintf(p.w, "%-9s %s\n", n.Phase, text)
+}
+
+// begins is what is said of a phase that begins without a word of its own.
+var begins = map[string]string{
+	"load":     "read, check and compile it",
+	"verify":   "check options, and try it beside the version that runs where that is possible",
+	"takeover": "volume by volume",
+	"rollback": "to the version before",
+	"save":     "for the next start",
 }
 
 // eventText puts what an event says beside its text in front of it.
 func eventText(n admin.Event) string {
-	var about []string
+	text := n.Text
+	if text == "" {
+		text = begins[n.Phase]
+	}
 	if n.Method != "" {
-		about = append(about, n.Method)
+		text = n.Method + ": " + text
 	}
-	if n.Text != "" {
-		about = append(about, n.Text)
-	}
-	if n.Pause > 0 && n.Phase != admin.PhaseDone {
-		about = append(about, fmt.Sprintf("a request waited %s at most", milliseconds(n.Pause)))
-	}
-	text := strings.Join(about, ", ")
 	if n.Volume != "" {
 		text = n.Volume + ": " + text
+	}
+	if n.Pause > 0 {
+		text += fmt.Sprintf(", a request waited %s at most", milliseconds(n.Pause))
+	}
+	if n.Phase == "watch" && n.Volume == "" {
+		text += "; Ctrl-C leaves it to the engine"
 	}
 	return text
 }

@@ -9,25 +9,10 @@ import (
 	"blockengine/engine/pluginhost"
 )
 
-// lines tells of the loaded plugins, in the order of the configuration. Before
-// plugins can be upgraded it is known only what is loaded.
-func (e *engine) lines() []pluginhost.LineStatus {
-	if u := e.orders.get(); u != nil {
-		if list := u.Status(); len(list) > 0 {
-			return list
-		}
-	}
-	var list []pluginhost.LineStatus
-	for _, p := range e.registry.Plugins() {
-		list = append(list, pluginhost.LineStatus{Name: p.Name, Current: p})
-	}
-	return list
-}
-
 func (e *engine) pluginStatus(l *pluginhost.LineStatus) admin.Plugin {
 	a := admin.Plugin{Name: l.Name, Kind: string(l.Current.Kind), Loaded: *e.loaded(l.Current),
 		Phase: string(l.Phase), WatchUntil: l.Watching, Previous: e.loaded(l.Previous), Canary: e.loaded(l.Canary)}
-	a.Differs, a.Restart, a.DropIn = e.differs(l)
+	a.Differs, a.DropIn = e.differs(l), e.orders.dropIn(l.Name)
 	for _, r := range l.History {
 		a.History = append(a.History, admin.Generation(r))
 	}
@@ -63,43 +48,31 @@ func (e *engine) loaded(p *pluginhost.Plugin) *admin.Loaded {
 	return a
 }
 
-// differs tells how what runs differs from what the configuration names, what a
-// restart would load if that is something else, and the drop-in, if any.
-func (e *engine) differs(l *pluginhost.LineStatus) (differs, restart, dropIn string) {
+// differs tells how what runs differs from what the configuration's own file
+// names, or from what a restart would load; "" if it does not.
+func (e *engine) differs(l *pluginhost.LineStatus) string {
+	dropIn := e.orders.dropIn(l.Name)
+	if l.Differs != "" {
+		if dropIn != "" {
+			return l.Differs + "; that is by " + dropIn
+		}
+		return l.Differs
+	}
+	// The Upgrader takes a drop-in for a part of the configuration.
 	p, ok := e.cfg.Plugin(l.Name)
-	if !ok {
-		return l.Differs, "", ""
+	if !ok || p.Own.Covers(sourceOf(l.Current)) || dropIn == "" {
+		return ""
 	}
-	runs := sourceOf(l.Current)
-	// A plugin that a drop-in named at the start is compared with the file here:
-	// for those who loaded it the drop-in was the configuration.
-	differs = l.Differs
-	if p.DropIn != "" {
-		differs = ""
-	}
-	if differs == "" && !p.Own.Covers(runs) {
-		differs = fmt.Sprintf("%s runs, and the configuration names %s", runs, p.Own)
-	}
-	e.orders.mu.Lock()
-	k, isKept := e.orders.kept[l.Name]
-	e.orders.mu.Unlock()
-	next := p.Own
-	if isKept {
-		next = k.source
-	}
-	if !next.Covers(runs) {
-		restart = next.String()
-	}
-	return differs, restart, k.file
+	return fmt.Sprintf("runs generation %d, %s; %s names %s: a restart keeps what runs, by %s",
+		l.Current.Generation, sourceOf(l.Current), e.cfg.File, p.Own, dropIn)
 }
 
 // collectPlugins adds what has become of upgrades.
 func (e *engine) collectPlugins(s *metrics.Snapshot) {
-	for _, l := range e.lines() {
+	for _, l := range e.orders.upgrader.Status() {
 		p := l.Current
-		differs, _, _ := e.differs(&l)
 		s.Plugins = append(s.Plugins, metrics.Plugin{Name: l.Name, Generation: p.Generation, Version: p.Version, Hash: p.Hash,
-			Upgradable: p.Kind == pluginhost.Protocol, Differs: differs != "", Done: l.Upgrades, Failed: l.Failed,
+			Upgradable: p.Kind == pluginhost.Protocol, Differs: e.differs(&l) != "", Done: l.Upgrades, Failed: l.Failed,
 			Rollbacks: counted(l.Rollbacks), Takeovers: counted(l.LastMethods), LastPause: l.LastPause})
 	}
 }

@@ -121,7 +121,6 @@ type Plugin struct {
 	Loaded
 	DropIn     string       `json:"drop_in,omitempty"`    // the file by which a restart loads another version than the configuration names
 	Differs    string       `json:"differs,omitempty"`    // how what runs differs from what the configuration names
-	Restart    string       `json:"restart,omitempty"`    // what a restart would load, if not what runs
 	Phase      string       `json:"phase,omitempty"`      // of the upgrade that is under way
 	WatchUntil time.Time    `json:"watch_until,omitzero"` // with phase "watch"
 	Previous   *Loaded      `json:"previous,omitempty"`   // what a rollback goes back to
