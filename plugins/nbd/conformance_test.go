@@ -10,6 +10,7 @@ import (
 // servers are the kinds of server that the plugin must get along with.
 func servers() map[string]*responder {
 	simple, structured, extended := newResponder(0), newResponder(1), newResponder(2)
+	simple.canonical, extended.canonical = "the disk", "the disk"
 	scattered, scatteredExt := newResponder(1), newResponder(2)
 	scattered.scatter = rand.New(rand.NewPCG(1, 2))
 	scatteredExt.scatter = rand.New(rand.NewPCG(3, 4))

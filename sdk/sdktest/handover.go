@@ -188,21 +188,14 @@ const probes = 16
 // plugin whose state is empty has nothing to refuse.
 func (h *Harness) badStates(t *testing.T) {
 	x := h.open(t, Options{Cut: Random, Seed: 23})
-	n := uint64(x.Limits.BlockSize)
-	x.Do(&Request{Op: block.OpRead, Length: n})
+	readOne(t, x)
 	good := saved(t, x)
 	if len(good) > 0 {
 		h.spoil(t, x, good)
 	}
 	h.tried(t, x, 0, append(append([]byte(nil), good...), make([]byte, abi.MaxState-len(good))...))
-
-	r := &Request{Op: block.OpRead, Length: n}
-	x.Do(r)
-	check(t, x)
-	if r.Status != block.OK {
-		t.Fatalf("a read after instances were tried: %v", r.Status)
-	}
-	h.takeOver(t, x, 0)
+	readOne(t, x)
+	readOne(t, h.takeOver(t, x, 0))
 }
 
 func (h *Harness) spoil(t *testing.T, x *Executor, good []byte) {

@@ -327,11 +327,20 @@ func (h *Harness) second(t *testing.T) {
 	if y.Limits.Size != x.Limits.Size || y.Limits.Identity != x.Limits.Identity || y.Limits.BlockSize != x.Limits.BlockSize {
 		t.Fatalf("the second connection sees another disk: %+v, the first %+v", y.Limits, x.Limits)
 	}
-	n := uint64(x.Limits.BlockSize)
-	r := &Request{Op: block.OpRead, Length: n}
-	y.Do(r)
-	check(t, y)
+	readOne(t, y)
+	if y.Limits.Handover {
+		y = h.takeOver(t, y, 0)
+		readOne(t, y)
+	}
+}
+
+// readOne reads a block, which must succeed.
+func readOne(t *testing.T, x *Executor) {
+	t.Helper()
+	r := &Request{Op: block.OpRead, Length: uint64(x.Limits.BlockSize)}
+	x.Do(r)
+	check(t, x)
 	if r.Status != block.OK {
-		t.Fatalf("a read on the second connection: %v", r.Status)
+		t.Fatalf("a read on connection %d: %v", x.o.Conn, r.Status)
 	}
 }

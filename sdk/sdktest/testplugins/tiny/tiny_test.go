@@ -180,7 +180,7 @@ func TestMessages(t *testing.T) {
 // What the server has begun to say by itself is finished to the instance that
 // takes over, and timers go on.
 func TestHandoverWithLeftover(t *testing.T) {
-	x, c := rig(t, "keepalive", &server.Disk{}, sdktest.Options{Cut: sdktest.Single})
+	x, c := rig(t, "keepalive,session", &server.Disk{}, sdktest.Options{Cut: sdktest.Single})
 	c.News = server.Reply(0, tiny.ReplySize, 0, []byte{0, 0, 32, 0, 0, 0, 0, 0})
 	x.Advance(1e9)
 	x.Run(func() bool { return x.Leftover() == 5 }) // of the answer to the ping
@@ -191,6 +191,9 @@ func TestHandoverWithLeftover(t *testing.T) {
 	y := x.Resume(sdktest.NewLinked(tiny.Plugin()), x.Saved, 1)
 	y.Run(func() bool { return len(y.News) > 1 })
 	y.Advance(1e9)
+	if len(y.Published) == 0 || string(y.Published) != string(x.Published) {
+		t.Errorf("it publishes %x, the version before %x", y.Published, x.Published)
+	}
 	if y.Limits.Size != 2<<20 || len(y.Violations) > 0 || y.Failed != nil || c.Pings != 2 || y.Timers() != 1 {
 		t.Fatalf("limits %+v, violations %q, failed %+v, %d pings, %d timers",
 			y.Limits, y.Violations, y.Failed, c.Pings, y.Timers())
