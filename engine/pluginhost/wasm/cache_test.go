@@ -203,4 +203,10 @@ func TestCompileMainRefusesWrongUse(t *testing.T) {
 	if code := CompileMain(nil, strings.NewReader(""), &out); code != 2 || !strings.Contains(out.String(), "usage") {
 		t.Errorf("%d %s", code, out.String())
 	}
+	for _, nice := range []string{"x", "-1", "20"} {
+		out.Reset()
+		if code := CompileMain([]string{t.TempDir(), "16777216", "", nice}, strings.NewReader(""), &out); code != 1 || !strings.Contains(out.String(), "nice") {
+			t.Errorf("%d %s", code, out.String())
+		}
+	}
 }

@@ -2,13 +2,18 @@ package wasm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"blockengine/engine/pluginhost/guest"
 )
@@ -16,7 +21,7 @@ import (
 // tryLimits runs in a process of its own: it limits itself as the compile
 // helper does and then asks for more.
 func tryLimits() int {
-	if err := limitSelf(); err != nil {
+	if err := errors.Join(yield(7), limitSelf()); err != nil {
 		fmt.Println(err)
 		return 1
 	}
@@ -28,6 +33,10 @@ func tryLimits() int {
 	if syscall.Getrlimit(syscall.RLIMIT_CORE, &core) != nil || core.Max != 0 ||
 		syscall.Getrlimit(syscall.RLIMIT_CPU, &cpu) != nil || cpu.Cur > helperCPU {
 		fmt.Println("core", core, "cpu", cpu)
+		return 1
+	}
+	if err := allYield(7); err != nil {
+		fmt.Println(err)
 		return 1
 	}
 	var files []*os.File
@@ -42,9 +51,79 @@ func tryLimits() int {
 	return 1
 }
 
+// allYield says which thread of this process has another priority, also of
+// those that are yet to start.
+func allYield(nice int) error {
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			runtime.LockOSThread() // and never back, so that each is a thread
+			time.Sleep(time.Millisecond)
+		})
+	}
+	threads, err := os.ReadDir("/proc/self/task")
+	for _, t := range threads {
+		tid, _ := strconv.Atoi(t.Name())
+		if have, e := syscall.Getpriority(syscall.PRIO_PROCESS, tid); e == nil && 20-have != nice {
+			err = errors.Join(err, fmt.Errorf("thread %d of %d has priority %d", tid, len(threads), 20-have))
+		}
+	}
+	wg.Wait()
+	return err
+}
+
 func TestHelperIsLimited(t *testing.T) {
 	if out, err := exec.Command("/proc/self/exe", "internal-limits").CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestAttempts: what takes too long is tried again at the next priority, in an
+// empty directory; whatever else goes wrong is not.
+func TestAttempts(t *testing.T) {
+	few := []attempt{{3, time.Millisecond}, {2, time.Millisecond}, {1, time.Minute}}
+	other := errors.New("another error")
+	for _, c := range []struct {
+		hang  int // so many attempts take too long
+		err   error
+		times int
+	}{{0, nil, 1}, {0, other, 1}, {1, nil, 2}, {2, other, 3}, {2, nil, 3}} {
+		dir := t.TempDir()
+		var nices []int
+		err := inTurn(t.Context(), few, dir, func(ctx context.Context, nice int) error {
+			left, err := os.ReadDir(dir)
+			if err != nil || len(left) > 0 {
+				t.Errorf("the directory holds %v, %v", left, err)
+			}
+			if err := os.MkdirAll(filepath.Join(dir, "a", "b"), 0o700); err != nil {
+				t.Error(err)
+			}
+			if nices = append(nices, nice); len(nices) > c.hang {
+				return c.err
+			}
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+		if !errors.Is(err, c.err) || !slices.Equal(nices, []int{3, 2, 1}[:c.times]) {
+			t.Errorf("%+v: error %v after priorities %v", c, err, nices)
+		}
+	}
+}
+
+// TestAttemptsEnd with the last, or with their caller.
+func TestAttemptsEnd(t *testing.T) {
+	hang := func(ctx context.Context, _ int) error {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	if err := inTurn(t.Context(), []attempt{{1, 1}, {0, 1}}, t.TempDir(), hang); !errors.Is(err, errHelperTime) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("the operator changed his mind")
+	cancel(why)
+	if err := inTurn(ctx, []attempt{{1, time.Hour}, {0, time.Hour}}, t.TempDir(), hang); !errors.Is(err, why) {
+		t.Error(err)
 	}
 }
 
