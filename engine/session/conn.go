@@ -501,7 +501,7 @@ func (cn *conn) leaveSocket(l loss) {
 	c.old[cn] = true
 	cn.timer.Fire = func() { cn.fenced("the fence time is over") }
 	c.r.StartTimer(&cn.timer, wait)
-	if l.byEOF {
+	if l.byEOF || cn.stream.HungUp() {
 		cn.stream.Close()
 		return
 	}

@@ -65,31 +65,35 @@ func (cn *conn) save() ([]byte, error) {
 		return nil, fmt.Errorf("the version that runs cannot save its state: %w", err)
 	}
 	var state []byte
-	saved := false
+	saved, more := false, true
 	for len(actions) > 0 {
 		rec, rest, ok := abi.Next(actions)
 		if !ok {
-			cn.violation("an action record is malformed")
-			return nil, errBrokeContract
+			return nil, cn.breach("an action record is malformed")
 		}
 		actions = rest
-		if abi.Overlay[abi.Header](rec).Kind != abi.ActState {
-			if !cn.run(rec) {
-				return nil, errBrokeContract
-			}
-			continue
-		}
 		a := abi.Overlay[abi.Bytes](rec)
-		if a == nil || !inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { state = append(state, b...) }) || len(state) > abi.MaxState {
-			cn.violation("its saved state is malformed, or too long")
-			return nil, errBrokeContract
+		switch kind := abi.Overlay[abi.Header](rec).Kind; {
+		case kind == abi.ActLog:
+			cn.inlined(kind, rec)
+		case kind != abi.ActState || !more:
+			return nil, cn.breach("it answers Save with more than its state")
+		case a == nil || !inline(rec, unsafe.Sizeof(*a), a.Len, func(b []byte) { state = append(state, b...) }) || len(state) > abi.MaxState:
+			return nil, cn.breach("its saved state is malformed, or too long")
+		default:
+			saved, more = true, a.Flags&abi.FlagMore != 0
 		}
-		saved = a.Flags&abi.FlagMore == 0
 	}
-	if !saved {
+	if !saved || more {
 		return nil, errors.New("the version that runs cannot save its state now")
 	}
 	return state, nil
+}
+
+// breach ends the connection because the version that runs broke the contract.
+func (cn *conn) breach(what string) error {
+	cn.violation(what)
+	return errBrokeContract
 }
 
 var errBrokeContract = errors.New("the version that runs broke the contract")
@@ -131,6 +135,9 @@ func (cn *conn) judge(st *staged) error {
 		b = rest
 		switch kind := abi.Overlay[abi.Header](rec).Kind; kind {
 		case abi.ActLimits:
+			if limits != nil {
+				return &faulty{errors.New("it gives its limits twice")}
+			}
 			if limits = abi.Overlay[abi.Limits](rec); limits == nil {
 				return &faulty{errors.New("an action record is too short for its kind")}
 			}
@@ -139,7 +146,7 @@ func (cn *conn) judge(st *staged) error {
 			}
 		case abi.ActFail:
 			return refusedState(rec)
-		case abi.ActWant, abi.ActTimer, abi.ActLog, abi.ActPath, abi.ActPublish, abi.ActMessage, abi.ActReady:
+		case abi.ActWant, abi.ActTimer, abi.ActLog, abi.ActPath, abi.ActPublish:
 		default:
 			return &faulty{fmt.Errorf("it answers to the saved state with action %d, which it may not", kind)}
 		}

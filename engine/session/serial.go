@@ -12,6 +12,7 @@ import (
 // nothing beside it.
 type trial struct {
 	gen     *Generation
+	lenient bool       // a server that cannot be reached speaks for nobody
 	verdict chan error // nil: it is online; holds one
 	last    atomic.Pointer[string]
 }
@@ -23,14 +24,19 @@ func (s *Session) tellTrial(g *Generation, l *loss) {
 	if t == nil || t.gen != g {
 		return
 	}
+	err := l.err()
 	if l != nil && !l.fault() {
-		if l.text != "" {
-			t.last.Store(&l.text)
+		if l.text == "" {
+			return // it was to end
 		}
-		return
+		t.last.Store(&l.text)
+		if !t.lenient {
+			return
+		}
+		err = nil
 	}
 	select {
-	case t.verdict <- l.err():
+	case t.verdict <- err:
 	default: // the first counts
 	}
 }
@@ -87,7 +93,7 @@ func (o *order) leaveAll() {
 // nothing new, and no reason to refuse g.
 func (o *order) log(ctx context.Context, g *Generation, lenient bool) error {
 	s := o.s
-	t := &trial{gen: g, verdict: make(chan error, 1)}
+	t := &trial{gen: g, lenient: lenient, verdict: make(chan error, 1)}
 	s.trial.Store(t)
 	defer s.trial.Store(nil)
 	s.gen.Store(g)
@@ -107,10 +113,10 @@ func (o *order) log(ctx context.Context, g *Generation, lenient bool) error {
 		}
 		return err
 	case <-limit.C:
+		if lenient {
+			return nil
+		}
 	case <-ctx.Done():
-	}
-	if lenient && ctx.Err() == nil {
-		return nil
 	}
 	s.onEach(func(c *channel) { c.hold(holdTakeover) })
 	return t.err(ctx)

@@ -72,6 +72,7 @@ func (s *Session) TakeOver(ctx context.Context, t Takeover) (Outcome, error) {
 	if err := o.settled(ctx); err != nil {
 		return Outcome{}, err
 	}
+	s.onEach(func(c *channel) { c.pause = 0 })
 	s.take(true)
 	defer s.take(false)
 	var errs []error

@@ -357,3 +357,11 @@ func Descriptors(oob []byte, fds []int) ([]int, error) {
 
 // Rights makes the ancillary data that hands descriptors over.
 func Rights(fds ...int) []byte { return unix.UnixRights(fds...) }
+
+// HungUp reports whether the other end of a socket has ended its half or the
+// whole of the connection. What it has sent before may still be unread.
+func HungUp(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+}

@@ -307,6 +307,10 @@ func (s *Stream) FinishSending() {
 	}
 }
 
+// HungUp reports whether the server has ended its half, or all of the
+// connection, whether or not that has been read.
+func (s *Stream) HungUp() bool { return sys.HungUp(s.fd) }
+
 // HalfClosed reports whether the write half was shut down.
 func (s *Stream) HalfClosed() bool { return s.wrote }
 
