@@ -26,11 +26,14 @@ func TestParse(t *testing.T) {
 	if s.rounds != 5 || s.measure != 1500*time.Millisecond || !s.json || !s.only.MatchString("null read") || s.only.MatchString("proxy") {
 		t.Errorf("settings %+v", s)
 	}
-	if q, err := parse([]string{"-quick"}, io.Discard); err != nil || q.rounds != 1 || q.measure != time.Second {
+	if s.upgrades != 50 || s.compiles != 5 {
+		t.Errorf("settings %+v", s)
+	}
+	if q, err := parse([]string{"-quick"}, io.Discard); err != nil || q.rounds != 1 || q.measure != time.Second || q.upgrades != 3 || q.compiles != 1 {
 		t.Errorf("-quick: %+v, %v", q, err)
 	}
 	for _, bad := range [][]string{{"x"}, {"-rounds", "0"}, {"-rounds", "101"}, {"-seconds", "0.1"}, {"-seconds", "NaN"},
-		{"-run", "("}, {"-nonsense"}} {
+		{"-upgrades", "0"}, {"-upgrades", "301"}, {"-compiles", "0"}, {"-compiles", "21"}, {"-run", "("}, {"-nonsense"}} {
 		if _, err := parse(bad, io.Discard); err == nil || errors.Is(err, flag.ErrHelp) {
 			t.Errorf("%q is taken", bad)
 		}

@@ -1,11 +1,13 @@
 // Command bench measures the engine next to its peers: the same client (fio's
 // nbd engine) drives each server in the same run, one at a time, in turns, and
-// one table shows what came out. See CONTRIBUTING.md for how to read it.
+// one table shows what came out. See CONTRIBUTING.md for how to read it. Upgrades
+// of a plugin under load, which no peer has, are measured with a client that
+// knows the gaps between its completions (internal/nbdload).
 //
 // It runs the engine as a program and imports nothing of it.
 //
 // Read first: run.go (the order of a run), then servers.go (who is compared)
-// and cases.go (under which load).
+// and cases.go (under which load); upgrade.go for upgrades.
 package main
 
 import (
@@ -31,6 +33,8 @@ type settings struct {
 	measure      time.Duration // of one load on one server, per round
 	warmup       time.Duration
 	idle         time.Duration // how long an idle engine is watched
+	upgrades     int           // of each method and server
+	compiles     int           // of new modules under load
 	json         bool
 }
 
@@ -59,11 +63,13 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	s := &settings{}
 	var seconds float64
 	quick := f.Bool("quick", false, "one short round: shows that all works, its figures mean little")
-	only := f.String("run", "", "only the cases whose name matches this `regexp`, see the table's first column; \"idle\" is one")
+	only := f.String("run", "", "only the cases whose name matches this `regexp`, see the table's first column; \"idle\" and \"upgrade\" are some")
 	f.StringVar(&s.engine, "engine", "build/engine", "the engine's `file`")
 	f.StringVar(&s.wasm, "wasm", "build/plugins/nbd.wasm", "the nbd plugin's module, a `file`")
 	f.IntVar(&s.rounds, "rounds", 3, "how often each load is repeated")
 	f.Float64Var(&seconds, "seconds", 3, "how long each load is measured")
+	f.IntVar(&s.upgrades, "upgrades", 50, "how often the plugin is upgraded with each method, two seconds each")
+	f.IntVar(&s.compiles, "compiles", 5, "how many new modules are compiled under load, a quarter of a minute each")
 	f.BoolVar(&s.json, "json", false, "print JSON instead of a table")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -75,9 +81,13 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	if *quick {
 		s.rounds, seconds = 1, 1
 		s.warmup, s.idle = 200*time.Millisecond, time.Second
+		s.upgrades, s.compiles = min(s.upgrades, 3), min(s.compiles, 1)
 	}
 	if s.rounds < 1 || s.rounds > 100 || !(seconds >= 1 && seconds <= 600) {
 		return nil, fmt.Errorf("-rounds %d -seconds %g: use 1 to 100 rounds of 1 to 600 seconds", s.rounds, seconds)
+	}
+	if s.upgrades < 1 || s.upgrades > 300 || s.compiles < 1 || s.compiles > 20 {
+		return nil, fmt.Errorf("-upgrades %d -compiles %d: use 1 to 300 upgrades and 1 to 20 compiles", s.upgrades, s.compiles)
 	}
 	s.measure = time.Duration(seconds * float64(time.Second))
 	var err error

@@ -18,13 +18,15 @@ func (rep *report) markdown() string {
 	fmt.Fprintf(&b, "- command: `%s`\n- %s\n", rep.Command, rep.Conditions)
 	b.WriteString("- client: fio's nbd engine, one thread, one connection, Unix socket; one server at a time\n")
 	if len(rep.Rows) > 0 {
-		fmt.Fprintf(&b, "\n| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+		b.WriteString("\n")
+		table(&b, columns)
 	}
 	for i := range rep.Rows {
-		fmt.Fprintf(&b, "| %s |\n", strings.Join(rep.Rows[i].cells(), " | "))
+		cells(&b, columns, rep.Rows[i].cells())
 	}
 	section(&b, "CPU per request of the nbd plugin in wasm ÷ the same builtin, round by round:", rep.Sandbox)
 	section(&b, "At rest:", rep.Idle)
+	upgradeMarkdown(&b, rep.Upgrades)
 	return b.String()
 }
 
@@ -38,7 +40,7 @@ func section(b *strings.Builder, title string, lines []string) {
 	}
 }
 
-// cells of a row, one a column.
+// cells of a row, one a column; those at the end may be missing.
 func (w *row) cells() []string {
 	name := w.Server
 	if w.Ours {
@@ -46,25 +48,36 @@ func (w *row) cells() []string {
 	}
 	cells := []string{w.Case + ", " + w.Load, name}
 	if w.Failed != "" {
-		what := "failed: "
-		if w.Missing {
-			what = "missing: "
-		}
-		// A bar or line break would end the cell.
-		text := strings.ReplaceAll(strings.Join(strings.Fields(w.Failed), " "), "|", `\|`)
-		cells = append(cells, what+text)
-	} else {
-		cells = append(cells, w.IOPS.text("%.0f"), w.P50.text("%.0f"), w.P99.text("%.0f"), w.CPU.text("%.2f"))
-		behind := ""
-		if servers[w.Server].backed {
-			behind = w.TotalCPU.text("%.2f")
-		}
-		cells = append(cells, behind, ratio(w.IOPSRatio), ratio(w.CPURatio))
+		return append(cells, failedCell(w.Failed, w.Missing))
 	}
-	for len(cells) < len(columns) {
-		cells = append(cells, "")
+	cells = append(cells, w.IOPS.text("%.0f"), w.P50.text("%.0f"), w.P99.text("%.0f"), w.CPU.text("%.2f"))
+	behind := ""
+	if servers[w.Server].backed {
+		behind = w.TotalCPU.text("%.2f")
 	}
-	return cells
+	return append(cells, behind, ratio(w.IOPSRatio), ratio(w.CPURatio))
+}
+
+// failedCell says why there are no figures. A bar or line break would end the
+// cell.
+func failedCell(why string, missing bool) string {
+	what := "failed: "
+	if missing {
+		what = "missing: "
+	}
+	return what + strings.ReplaceAll(strings.Join(strings.Fields(why), " "), "|", `\|`)
+}
+
+func table(b *strings.Builder, columns []string) {
+	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+}
+
+// cells writes a row, which may have fewer of them than the table.
+func cells(b *strings.Builder, columns, row []string) {
+	for len(row) < len(columns) {
+		row = append(row, "")
+	}
+	fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))
 }
 
 // text writes "median (least–most)", or only the median where all are alike.

@@ -16,6 +16,7 @@ type report struct {
 	Rows       []row
 	Sandbox    []string // wasm against builtin, a line a load
 	Idle       []string
+	Upgrades   []upgradeRow `json:",omitempty"`
 }
 
 // row is one line of the table. Failed says why it has no figures.
@@ -139,8 +140,13 @@ func (rep *report) failed() error {
 			n++
 		}
 	}
+	for _, w := range rep.Upgrades {
+		if w.Failed != "" && !w.Missing {
+			n++
+		}
+	}
 	if n == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d measurements failed, see the table", n, len(rep.Rows)+len(rep.Idle))
+	return fmt.Errorf("%d of %d measurements failed, see the table", n, len(rep.Rows)+len(rep.Idle)+len(rep.Upgrades))
 }

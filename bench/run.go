@@ -81,12 +81,13 @@ func (r *run) all(ctx context.Context) (*report, error) {
 	if r.settings.only.MatchString("idle") {
 		report.Idle = r.idle(ctx)
 	}
+	report.Upgrades = r.upgrades(ctx)
 	if ctx.Err() != nil {
 		return nil, errors.New("interrupted")
 	}
-	if len(report.Rows) == 0 && len(report.Idle) == 0 {
-		return nil, fmt.Errorf("-run %v matches no case: there are such as %q, and \"idle\"",
-			r.settings.only, caseName(groups[0], groups[0].loads[0]))
+	if len(report.Rows) == 0 && len(report.Idle) == 0 && len(report.Upgrades) == 0 {
+		return nil, fmt.Errorf("-run %v matches no case: there are such as %q, %q, and \"idle\"",
+			r.settings.only, caseName(groups[0], groups[0].loads[0]), upgradeCases[0].name())
 	}
 	return report, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -95,19 +96,21 @@ func qemuNull(ctx context.Context, at place) (*instance, error) {
 
 // qemuFile is the daemon's nearest thing to a disk in memory: a file on tmpfs.
 func qemuFile(ctx context.Context, at place) (*instance, error) {
-	file := filepath.Join(at.dir, "disk")
-	f, err := os.Create(file)
+	file, err := sparseFile(at)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Truncate(diskSize); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	if err := f.Close(); err != nil {
-		return nil, err
-	}
 	return qemu(ctx, at, "driver=file,filename="+file)
+}
+
+// sparseFile makes a disk's file.
+func sparseFile(at place) (string, error) {
+	file := filepath.Join(at.dir, "disk")
+	f, err := os.Create(file)
+	if err != nil {
+		return "", err
+	}
+	return file, errors.Join(f.Truncate(diskSize), f.Close())
 }
 
 func qemuProxy(ctx context.Context, at place) (*instance, error) {
