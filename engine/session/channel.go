@@ -54,10 +54,11 @@ type channel struct {
 	since   atomic.Int64 // its connection came online then, ns
 	covers  atomic.Bool  // it covers other connections, too
 
-	up      atomic.Bool // the connection is online
-	before  bool        // there was a connection before
-	without bool        // it cannot be had, though others can: see share.go
-	ex      exchange
+	up        atomic.Bool // the connection is online
+	before    bool        // there was a connection before
+	unplanned bool        // and it was lost, or the last try failed
+	without   bool        // it cannot be had, though others can: see share.go
+	ex        exchange
 
 	said   string // the last complaint, and when
 	saidAt int64

@@ -215,10 +215,10 @@ func (cn *conn) goOnline() {
 	cn.state = online
 	cn.gen.proven.Store(true)
 	s.counters.connects.Add(1)
-	if c.before {
+	if c.unplanned {
 		s.counters.reconnects.Add(1)
 	}
-	c.before = true
+	c.before, c.unplanned = true, false
 	c.up.Store(true)
 	c.without = false
 	c.onlineAt = c.r.Now()
@@ -387,6 +387,7 @@ func (c *channel) unserved(cn *conn, l loss, was connState) {
 	if l.text == "" {
 		return // it was to end
 	}
+	c.unplanned = c.before
 	if was != online && was != leaving {
 		c.without = true
 	}
