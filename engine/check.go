@@ -34,9 +34,23 @@ func checkCommand() *cobra.Command {
 }
 
 func sayFine(w io.Writer, p *plan) error {
+	for _, note := range keptNotes(p.cfg) {
+		fmt.Fprintln(w, note)
+	}
 	_, err := fmt.Fprintf(w, "%s: no problems: %s, %s, %s\n", p.cfg.File, count(len(p.registry.Plugins()), "plugin"),
 		count(len(p.cfg.Volumes), "volume"), count(len(p.cfg.Exports), "export"))
 	return err
+}
+
+// keptNotes say which plugins are not those that the file itself names.
+func keptNotes(cfg *config.Config) (notes []string) {
+	for _, p := range cfg.Plugins {
+		if p.DropIn != "" {
+			notes = append(notes, fmt.Sprintf("plugin %q is %s by %s, and not %s, which %s names",
+				p.Name, p.Source, p.DropIn, p.Own, cfg.File))
+		}
+	}
+	return notes
 }
 
 func count(n int, what string) string {

@@ -60,6 +60,9 @@ func serve(file string, stdout, stderr io.Writer) error {
 		}
 		return err
 	}
+	for _, note := range keptNotes(p.cfg) {
+		log.Info(note)
+	}
 	e, err := start(ctx, p, stdout, log)
 	if err != nil {
 		p.close()

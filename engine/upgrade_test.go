@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -183,7 +184,9 @@ func TestSaveIsKeptOverARestart(t *testing.T) {
 		t.Errorf("got %s", got.stdout)
 	}
 	r.stop()
-	if got := s.do("check"); got.status != exitDone || strings.Contains(got.stdout, "warning") {
+	note := fmt.Sprintf("plugin \"nbd\" is %s (sha256 ", s.path("new.wasm"))
+	if got := s.do("check"); got.status != exitDone || !strings.HasPrefix(got.stdout, note) || strings.Contains(got.stdout, "warning") ||
+		!strings.Contains(got.stdout, " by "+file+", and not the builtin one, which engine.toml names\n") {
 		t.Errorf("check: %+v", got)
 	}
 

@@ -186,7 +186,7 @@ func (p *eventPrinter) print(n admin.Event) {
 
 // begins is what is said of a phase that begins without a word of its own.
 var begins = map[string]string{
-	"load":     "read, check and compile it",
+	"load":     "the new version",
 	"verify":   "check options, and try it beside the version that runs where that is possible",
 	"takeover": "volume by volume",
 	"rollback": "to the version before",

@@ -63,7 +63,7 @@ var goodNews = news(
 	admin.Event{Phase: "save"},
 	admin.Event{Phase: "done", Text: "generation 2 (1.1.0) runs"})
 
-const goodText = `load      read, check and compile it
+const goodText = `load      the new version
 load      is generation 2 (1.1.0)
 verify    vm1: logged in
 takeover  vm1: handover: runs generation 2, a request waited 0.8 ms at most

@@ -159,6 +159,33 @@ func TestKeepRefuses(t *testing.T) {
 	}
 }
 
+// Nothing is kept where the next start would not take it from.
+func TestKeepWantsItsOwnDirectory(t *testing.T) {
+	p := newPlace(t, wasmPlugin)
+	cfg := p.load()
+	for name, make := range map[string]func(dir string) error{
+		"may be written by others": func(dir string) error {
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				return err
+			}
+			return os.Chmod(dir, 0o777)
+		},
+		"not a directory": func(dir string) error { return os.Symlink("/tmp", dir) },
+	} {
+		dir := p.path("run/conf.d")
+		if err := make(dir); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := cfg.Keep("p", wasm("/new.wasm", hashB), "a test", time.Now())
+		if err == nil || !strings.Contains(err.Error(), dir+": ") || !strings.Contains(err.Error(), name) {
+			t.Errorf("%q, %v: want %s", kept, err, name)
+		}
+		if err := os.Remove(dir); err != nil { // it is empty
+			t.Error(err)
+		}
+	}
+}
+
 // A drop-in never outlives what it stands in for, and never goes silently.
 func TestObsoleteDropIns(t *testing.T) {
 	for _, tc := range []struct{ name, config, want string }{

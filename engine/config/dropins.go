@@ -113,17 +113,14 @@ func (p Plugin) SourcePlace() Place {
 // listDropIns gives the names of the files in conf.d, sorted, without those
 // that begin with a dot. There is none if there is no directory.
 func listDropIns(dir string) ([]string, error) {
-	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	f, err := openDropInDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, plainError(err)
-	}
-	defer f.Close()
-	if err := trustedFile(f); err != nil {
 		return nil, err
 	}
+	defer f.Close()
 	entries, err := f.ReadDir(maxDropIns + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, plainError(err)
@@ -139,6 +136,19 @@ func listDropIns(dir string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// openDropInDir opens conf.d, if nobody else could have put something there.
+func openDropInDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, plainError(err)
+	}
+	if err := trustedFile(f); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // readDropIn reads a file of bounded size that nobody else could have written.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -57,6 +58,12 @@ func replaceFile(dir, file string, data []byte) error {
 	} else if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	// What the next start would refuse is not written now.
+	d, err := openDropInDir(dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	defer d.Close()
 	// An engine has its state directory for itself, so one name is enough, and
 	// what a dead one has left is overwritten.
 	temp := filepath.Join(dir, "."+filepath.Base(file)+".new")
@@ -68,7 +75,7 @@ func replaceFile(dir, file string, data []byte) error {
 		_ = os.Remove(temp)
 		return err
 	}
-	return syncDir(dir)
+	return d.Sync()
 }
 
 func writeSynced(file string, data []byte) error {
