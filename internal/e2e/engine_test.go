@@ -31,7 +31,6 @@ type config struct {
 	engine  string            // more lines of [engine]
 	plugins map[string]string // name: file of a module
 	memory  string            // that each of them may have; "": 2MiB
-	nbd     string            // more lines of the [[plugin]] nbd
 	nbdFile string            // its file; "": the version 1 that is built
 	http    string            // address of the metrics; "": none
 	volumes []volume
@@ -48,7 +47,7 @@ func (c *config) text(stateDir, socket string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[engine]\nstate_dir = %q\nhttp = %q\nlog_level = \"debug\"\n%s\n", stateDir, c.http, c.engine)
 	if slices.ContainsFunc(c.volumes, func(v volume) bool { return v.plugin == "nbd" }) {
-		fmt.Fprintf(&b, "[[plugin]]\nname = \"nbd\"\nruntime = \"wasm\"\npath = %q\n%s\n", cmp.Or(c.nbdFile, built.nbd), c.nbd)
+		fmt.Fprintf(&b, "[[plugin]]\nname = \"nbd\"\nruntime = \"wasm\"\npath = %q\n", cmp.Or(c.nbdFile, built.nbd))
 	}
 	for name, file := range c.plugins {
 		fmt.Fprintf(&b, "[[plugin]]\nname = %q\nruntime = \"wasm\"\npath = %q\nmemory = %q\n", name, file, cmp.Or(c.memory, "2MiB"))

@@ -24,7 +24,7 @@ var built struct {
 	engine string // the binary
 	nbd    string // the nbd plugin, compiled to WebAssembly
 	nbd2   string // the same as version 2.0.0
-	bad    string // badnbd, without a fault yet
+	bad    string // badnbd
 	cache  string // compilation cache of an engine that has run the plugins
 }
 
@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 // build makes the engine and the plugins in dir, and has the engine compile the
-// good ones once, so that not every test pays for it.
+// modules once, so that not every test pays for it.
 func build(dir string) error {
 	built.engine, built.nbd = filepath.Join(dir, "engine"), filepath.Join(dir, "nbd.wasm")
 	built.nbd2, built.bad = filepath.Join(dir, "nbd2.wasm"), filepath.Join(dir, "bad.wasm")
@@ -88,7 +88,7 @@ func warm(dir string) error {
 		return err
 	}
 	built.cache = filepath.Join(dir, "run", "cache")
-	c := config{plugins: map[string]string{"nbd2": built.nbd2}, memory: "32MiB",
+	c := config{plugins: map[string]string{"nbd2": built.nbd2, "bad": built.bad}, memory: "32MiB",
 		volumes: []volume{{name: "warm", plugin: "nbd", server: "unix:none"}}}
 	file := filepath.Join(dir, "engine.toml")
 	if err := os.WriteFile(file, []byte(c.text(filepath.Join(dir, "run"), filepath.Join(dir, "nbd.sock"))), 0o600); err != nil {

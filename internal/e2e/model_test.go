@@ -54,6 +54,13 @@ func startModel(t *testing.T, e *engine, export string, clients int, o loadOptio
 	return m
 }
 
+// goesOn waits until n more operations are done.
+func (m *modelLoad) goesOn(n int64) {
+	m.t.Helper()
+	n += m.ops.Load()
+	nbdtest.WaitFor(m.t, "the load to go on", func() bool { return m.ops.Load() > n || m.t.Failed() })
+}
+
 // end stops the load and judges it.
 func (m *modelLoad) end() {
 	m.t.Helper()

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,10 +17,11 @@ import (
 	"blockengine/internal/nbdtest"
 )
 
-// The versions that the two good builds of the nbd plugin tell.
+// The versions that the two good builds of the nbd plugin tell, and the bad one.
 const (
-	version1 = "1.0.0"
-	version2 = "2.0.0"
+	version1   = "1.0.0"
+	version2   = "2.0.0"
+	versionBad = "bad"
 )
 
 // step is a line that "engine plugin upgrade --json" prints.
@@ -45,7 +47,7 @@ const orderLimit = 90 * time.Second
 // order runs "engine plugin ARGS", in JSON.
 func (e *engine) order(args ...string) *order {
 	e.t.Helper()
-	p, err := spawn(built.engine, append([]string{"plugin", "--json", "-c", e.file}, args...)...)
+	p, err := spawn(built.engine, append(append([]string{"plugin"}, args...), "--json", "-c", e.file)...)
 	if err != nil {
 		e.t.Errorf("engine plugin %v: %v", args, err)
 		return &order{&process{done: closed(), err: err}, e.t}
@@ -101,15 +103,16 @@ func (o *order) waitPhase(phase string) bool {
 	return o.waitOutput(fmt.Sprintf(`"phase":%q`, phase), orderLimit)
 }
 
-// methods are those with which volumes were taken over, in order.
-func methods(steps []step) []string {
-	var all []string
+// takeovers gives for each volume how it was taken over in the end: methods that
+// were tried in vain are told of before.
+func takeovers(steps []step) map[string]step {
+	last := map[string]step{}
 	for _, s := range steps {
-		if s.Phase == "takeover" && s.Method != "" && s.Pause > 0 {
-			all = append(all, s.Method)
+		if s.Phase == "takeover" && s.Volume != "" && s.Method != "" {
+			last[s.Volume] = s
 		}
 	}
-	return all
+	return last
 }
 
 // tryUpgrade goes over to another file of plugin nbd, without a watch unless
@@ -182,40 +185,52 @@ func (e *engine) runs(volume, version string) admin.Volume {
 func (e *engine) unhurt(name string) {
 	e.t.Helper()
 	v := e.volume(name)
-	if n := *v.Session; v.State != "online" || len(v.Errors) != 0 || n.Losses+n.Traps+n.Violations+n.LostCaches+n.Expired != 0 {
+	if n := *v.Session; v.State != "online" || len(v.Errors) != 0 || n.Losses+n.Violations+n.LostCaches+n.Expired != 0 {
 		e.t.Errorf("volume %s is %s (%s), errors %v, %+v", name, v.State, v.Reason, v.Errors, n)
 	}
 }
 
-// faultPlace is the filling of the variable fault of badnbd.
-var faultPlace = []byte("fault:..................................")
+// manifestPlace is the filling of badnbd's variable manifestFault.
+var manifestPlace = []byte("fault:..................................")
 
-// badNBD gives a file with the nbd plugin that has a fault, see badnbd.
-func badNBD(t testing.TB, fault string) string {
+// badManifest gives badnbd with a manifest that has a fault. For other faults
+// see onServer.
+func badManifest(t testing.TB, fault string) string {
 	t.Helper()
 	b, err := os.ReadFile(built.bad)
 	must(t, err)
-	if n := bytes.Count(b, faultPlace); n != 1 {
+	if n := bytes.Count(b, manifestPlace); n != 1 {
 		t.Fatalf("the place for the fault is there %d times", n)
 	}
 	with := append([]byte("fault:"), fault...)
-	with = append(with, bytes.Repeat([]byte{'.'}, len(faultPlace)-len(with))...)
+	with = append(with, bytes.Repeat([]byte{'.'}, len(manifestPlace)-len(with))...)
 	path := filepath.Join(t.TempDir(), fault+".wasm")
-	must(t, os.WriteFile(path, bytes.Replace(b, faultPlace, with, 1), 0o600))
+	must(t, os.WriteFile(path, bytes.Replace(b, manifestPlace, with, 1), 0o600))
 	return path
 }
 
-// onServer starts an engine whose one volume, disk, is on a scripted server.
-// more are the lines of its [[volume]].
-func onServer(t *testing.T, flags uint16, neg nbdtest.Negotiation, more string) (*nbdtest.Server, *engine) {
+// onServer starts an engine whose one volume, disk, is on an export of a
+// scripted server. built.bad, if that comes to run, has the fault that the export
+// is called by. more are the lines of the [[volume]].
+func onServer(t *testing.T, export string, flags uint16, neg nbdtest.Negotiation, more string) (*nbdtest.Server, *engine) {
 	t.Helper()
-	s := nbdtest.StartServer(t, nbdtest.ServerOptions{Negotiation: neg,
-		Exports: []nbdtest.Export{{Name: "disk", Disk: nbdtest.NewDisk(16 << 20), Flags: flags}}})
-	v := nbdVolume("disk", s.Addr(), more)
-	v.options = `export = "disk"`
-	e := startEngine(t, config{engine: "reactors = 2", http: "127.0.0.1:0", nbd: `memory = "16MiB"`, volumes: []volume{v}})
+	s := nbdtest.StartServer(t, nbdtest.ServerOptions{Negotiation: neg, Exports: []nbdtest.Export{exportOf(export, flags)}})
+	e := startEngine(t, config{engine: "reactors = 2", http: "127.0.0.1:0",
+		volumes: []volume{nbdOn("disk", s, export, more)}})
 	e.waitUp("disk")
 	return s, e
+}
+
+// exportOf makes an export with a new disk.
+func exportOf(name string, flags uint16) nbdtest.Export {
+	return nbdtest.Export{Name: name, Disk: nbdtest.NewDisk(16 << 20), Flags: flags}
+}
+
+// nbdOn is a volume on an export of a server.
+func nbdOn(name string, s *nbdtest.Server, export, more string) volume {
+	v := nbdVolume(name, s.Addr(), more)
+	v.options = fmt.Sprintf("export = %q", export)
+	return v
 }
 
 // single is a server for one client: it does not promise multi-conn, and others
@@ -228,4 +243,12 @@ var oneClient = nbdtest.Negotiation{MaxClients: 1}
 func exitError(err error) bool {
 	var x interface{ ExitCode() int }
 	return errors.As(err, &x) && x.ExitCode() == 1
+}
+
+// hashOf a file, SHA-256 in hex.
+func hashOf(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	return fmt.Sprintf("%x", sha256.Sum256(b))
 }

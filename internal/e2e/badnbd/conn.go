@@ -14,7 +14,7 @@ import (
 // protocol.Windower, so it is slower than that even without one.
 type conn struct {
 	protocol.Conn
-	fault    string
+	fault    string // the export's name
 	session  uint16 // how the connection came to be
 	requests int    // seen so far
 }
@@ -23,12 +23,12 @@ type conn struct {
 // handover only, which no trial login beforehand can show, and those of a login
 // that is not for a trial, which come to light when a connection is lost.
 func (c *conn) Opened(a *protocol.Actions, o *protocol.Opened) {
-	c.session = o.Session
+	c.fault, c.session = o.Option("export"), o.Session
 	resumed, again := o.Session == abi.SessionResumed, o.Session == abi.SessionReconnect
 	switch {
 	case c.fault == "fail-login", c.fault == "fail-resume" && resumed, c.fault == "fail-again" && again:
 		a.Fail(abi.FailConn, block.EACCES, "this version cannot log in")
-	case c.fault == "hang-login", c.fault == "hang-resume" && resumed:
+	case c.fault == "hang-login", c.fault == "hang-resume" && resumed, c.fault == "hang-again" && again:
 	case c.fault == "trap-login", c.fault == "trap-resume" && resumed:
 		panic("this version traps as soon as it is connected")
 	default:
@@ -40,6 +40,10 @@ func (c *conn) Received(a *protocol.Actions, b []byte) (consumed int) {
 	switch c.fault {
 	case "hang-login":
 		return len(b)
+	case "hang-again":
+		if c.session == abi.SessionReconnect {
+			return len(b)
+		}
 	case "slow":
 		burn()
 	}
@@ -89,6 +93,10 @@ func (c *conn) Submit(a *protocol.Actions, batch []protocol.Request) int {
 	switch c.fault {
 	case "trap-first":
 		panic("this version takes no request")
+	case "trap-read":
+		if batch[0].Op == block.OpRead {
+			panic("this version cannot read")
+		}
 	case "trap-thousandth":
 		if c.requests >= thousand {
 			panic("this version takes so many requests and no more")

@@ -1,9 +1,10 @@
 //go:build wasip1
 
 // Command badnbd is the nbd plugin with a fault, for tests of live upgrades: a
-// version that should not have been shipped. What it does wrong is not known to
-// the compiler: a test builds the module once and writes the fault's name into
-// copies of it, over the filling of the variable fault.
+// version that should not have been shipped. What a connection does wrong is
+// the name of its export, so that one module, which is compiled once, has all
+// faults; what is wrong with the module itself a test writes into copies of it,
+// over the filling of the variable manifestFault.
 //
 // Read first: conn.go.
 package main
@@ -15,13 +16,13 @@ import (
 	"blockengine/sdk/wasm"
 )
 
-// fault is "fault:", the name of what is done wrong, and dots. A test finds the
-// place by the 40 characters below.
-var fault = "fault:.................................."
+// manifestFault is "fault:", the name of what is wrong, and dots. A test finds
+// the place by the 40 characters below.
+var manifestFault = "fault:.................................."
 
 // name gives the fault's name, "" if nobody has written one.
 func name() string {
-	n := fault[len("fault:"):]
+	n := manifestFault[len("fault:"):]
 	for len(n) > 0 && n[len(n)-1] == '.' {
 		n = n[:len(n)-1]
 	}
@@ -29,21 +30,18 @@ func name() string {
 }
 
 func init() {
-	nbd.Version = "bad-" + name()
-	wasm.Serve(plugin{nbd.Plugin(), name()})
+	nbd.Version = "bad"
+	wasm.Serve(plugin{nbd.Plugin()})
 }
 
 func main() {}
 
-// plugin is the nbd plugin but for its fault.
-type plugin struct {
-	protocol.Plugin
-	fault string
-}
+// plugin is the nbd plugin but for its faults.
+type plugin struct{ protocol.Plugin }
 
 func (p plugin) Manifest() manifest.Manifest {
 	m := p.Plugin.Manifest()
-	switch p.fault {
+	switch name() {
 	case "other-name":
 		m.Name = "iscsi"
 	case "other-option":
@@ -55,5 +53,5 @@ func (p plugin) Manifest() manifest.Manifest {
 }
 
 func (p plugin) NewConn() protocol.Conn {
-	return &conn{Conn: p.Plugin.NewConn(), fault: p.fault}
+	return &conn{Conn: p.Plugin.NewConn()}
 }
