@@ -73,8 +73,30 @@ func (r *reader) bytes(n uint32, what string) []byte {
 	return s.buf[s.pos:s.end]
 }
 
+// tryU32 reads what u32 does. If it is not well formed, nothing is read: u32
+// says what is wrong.
+func (r *reader) tryU32() (v uint32, ok bool) {
+	if r.err != nil {
+		return 0, false
+	}
+	for i, b := range r.buf[r.pos:min(r.pos+5, r.end)] {
+		if i == 4 && b > 0x0f {
+			break
+		}
+		v |= uint32(b&0x7f) << (7 * i)
+		if b < 0x80 {
+			r.pos += i + 1
+			return v, true
+		}
+	}
+	return 0, false
+}
+
 // u32 reads an unsigned LEB128 of at most 5 bytes whose unused bits are zero.
 func (r *reader) u32(what string) uint32 {
+	if v, ok := r.tryU32(); ok {
+		return v
+	}
 	var v uint32
 	for shift := 0; shift < 35; shift += 7 {
 		b := r.u8(what)
@@ -140,7 +162,10 @@ func (r *reader) count(what string, limit uint32, min int) int {
 
 // index reads an index and checks it against the size of its space.
 func (r *reader) index(space string, size int) uint32 {
-	i := r.u32(space + " index")
+	i, ok := r.tryU32()
+	if !ok { // a name is put together for errors only: code is full of indices
+		i = r.u32(space + " index")
+	}
 	if r.err == nil && int64(i) >= int64(size) {
 		r.malformed("%s index %d, the module has %d", space, i, size)
 		return 0
