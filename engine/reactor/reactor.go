@@ -36,8 +36,10 @@ type Reactor struct {
 	wakeFD  int
 	now     int64 // ns, monotonic, taken once a turn
 	sources []*Source
-	free    []uint32 // unused places in sources
-	retired []uint32 // freed in this turn, usable from the next
+	free    []uint32  // unused places in sources
+	retired []uint32  // freed in this turn, usable from the next
+	polled  []*Polled // looked at in every turn; nil: a gap
+	asked   int64     // ns, when the kernel was last asked
 	again   []*Source
 	runs    []*Source // the other buffer of again
 	defers  deferList
@@ -128,6 +130,9 @@ func (r *Reactor) run() {
 		busy = r.deliver() || busy
 		busy = r.fireTimers() || busy
 		busy = r.runAgain() || busy
+		if len(r.polled) > 0 {
+			busy = r.lookAround() || busy
+		}
 		busy = r.defers.run() || busy
 		r.free = append(r.free, r.retired...)
 		r.retired = r.retired[:0]
@@ -159,8 +164,10 @@ func (r *Reactor) adapt(gap int64) {
 // reactor has been idle for its spin time and nothing is due.
 func (r *Reactor) wait(lastBusy int64) int {
 	if len(r.again) > 0 || !r.defers.empty() || r.now-lastBusy < r.window {
-		n, _ := sys.EpollPoll(r.ep, r.events[:])
-		return n
+		return r.glance()
+	}
+	if len(r.polled) > 0 && r.armAll() {
+		return r.glance()
 	}
 	ms := r.timers.timeout(r.now)
 	if ms == 0 {
@@ -178,6 +185,17 @@ func (r *Reactor) wait(lastBusy int64) int {
 	r.sleeps.Store(r.sleeps.Load() + 1)
 	n, _ := sys.EpollWait(r.ep, r.events[:], ms)
 	r.sleeping.Store(false)
+	return n
+}
+
+// glance looks for events without sleeping, though not in every turn if there
+// are things to look at that cost less.
+func (r *Reactor) glance() int {
+	if len(r.polled) > 0 && r.now-r.asked < kernelEvery {
+		return 0
+	}
+	r.asked = r.now
+	n, _ := sys.EpollPoll(r.ep, r.events[:])
 	return n
 }
 

@@ -212,12 +212,22 @@ func (c *channel) onTick() {
 	for _, cn := range [...]*conn{c.draining, c.conn} {
 		if cn != nil && cn.state == online {
 			cn.checkDeadlines(now)
+			cn.noteOldest(now)
 			busy = busy || cn.order.Len() > 0
 		}
 	}
 	if busy {
 		c.r.StartTimer(&c.tick, c.tickEvery())
 	}
+}
+
+// noteOldest tells the generation how long it has not answered a request.
+func (cn *conn) noteOldest(now int64) {
+	age := int64(0)
+	if io := cn.order.first(); io != nil {
+		age = now - cn.slots[io.Lower.Slot].began
+	}
+	cn.gen.loads[cn.ch.r.Index()].oldest.Store(age)
 }
 
 // expireIn fails what has waited too long in a list.

@@ -358,6 +358,7 @@ func (cn *conn) lose(l loss) {
 		cn.leaveSocket(l)
 	}
 	cn.gen.add(c.r.Index(), &cn.tally)
+	cn.noteOldest(c.r.Now()) // nothing is outstanding
 	c.forget(cn)
 	cn.tellSide(&l)
 	if was == dialing || was == login {

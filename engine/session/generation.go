@@ -2,6 +2,7 @@ package session
 
 import (
 	"sync/atomic"
+	"time"
 
 	"blockengine/engine/pluginhost/guest"
 	"blockengine/sdk/block"
@@ -44,6 +45,10 @@ type Health struct {
 	Lost       uint64 // connections that were online, whoever ended them
 	Reads      Load
 	Writes     Load // all that modifies, and flush
+	// Oldest is for how long the request that has been outstanding longest has
+	// waited for its answer, as seen at the last tick (a tenth of the volume's
+	// timeout, at most a second).
+	Oldest time.Duration
 }
 
 // Load counts requests that a plugin has finished.
@@ -59,6 +64,7 @@ func (h Health) Since(old Health) Health {
 		Traps: h.Traps - old.Traps, Violations: h.Violations - old.Violations,
 		Refused: h.Refused - old.Refused, Lost: h.Lost - old.Lost,
 		Reads: h.Reads.since(old.Reads), Writes: h.Writes.since(old.Writes),
+		Oldest: h.Oldest, // is as it is
 	}
 }
 
@@ -71,8 +77,9 @@ type genCounters struct{ traps, violations, refused, lost atomic.Uint64 }
 // genLoad is what a reactor counts. The atomics are for who reads: only one
 // thread writes, so it need not lock the bus.
 type genLoad struct {
-	of [2]struct{ requests, errors, ns atomic.Uint64 } // reads, writes
-	_  [64]byte                                        // the next reactor's is on another cache line
+	of     [2]struct{ requests, errors, ns atomic.Uint64 } // reads, writes
+	oldest atomic.Int64                                    // ns
+	_      [64]byte                                        // the next reactor's is on another cache line
 }
 
 // Health gives a snapshot.
@@ -86,6 +93,7 @@ func (g *Generation) Health() Health {
 			to.Errors += from.errors.Load()
 			to.NS += from.ns.Load()
 		}
+		h.Oldest = max(h.Oldest, time.Duration(g.loads[i].oldest.Load()))
 	}
 	return h
 }

@@ -202,6 +202,7 @@ func (cn *conn) commit() {
 		}
 	}
 	cn.gen.add(c.r.Index(), &cn.tally)
+	cn.noteOldest(c.r.Now()) // nothing is outstanding
 	s.move(cn, st.gen)
 	cn.inst.Close()
 	cn.inst = st.inst
