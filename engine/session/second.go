@@ -16,7 +16,7 @@ import (
 // when it has logged in and shows the same disk, or why not.
 func (c *channel) openNext(g *Generation, done func(error)) {
 	if c.next != nil || c.closing || c.stopped {
-		done(errors.New("the volume is closing"))
+		done(errors.New("the volume ends, or another version is being tried"))
 		return
 	}
 	cn := newConn(c, g)
@@ -87,7 +87,10 @@ func (s *Session) Verify(ctx context.Context, g *Generation) error {
 	}
 	gone := make(chan struct{})
 	c.r.Do(func() { c.closeNext(func() { close(gone) }) })
-	<-gone
+	select {
+	case <-gone:
+	case <-time.After(leaveLimit):
+	}
 	s.forget(g)
 	return err
 }
@@ -139,7 +142,9 @@ func (o *order) openAll(ctx context.Context) error {
 
 // closeAll takes leave of what openAll has made.
 func (o *order) closeAll() {
-	_ = o.s.all(context.Background(), func(c *channel, done func(error)) {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveLimit)
+	defer cancel()
+	_ = o.s.all(ctx, func(c *channel, done func(error)) {
 		c.closeNext(func() { done(nil) })
 	})
 }

@@ -81,9 +81,15 @@ func (o *order) flushAll(ctx context.Context) error {
 	})
 }
 
+// leaveLimit bounds the wait for goodbyes, each of which has a limit of its own:
+// the reactors may have been stopped.
+const leaveLimit = goodbyeTimeout + time.Second
+
 // leaveAll takes leave of the server on every channel.
 func (o *order) leaveAll() {
-	_ = o.s.all(context.Background(), func(c *channel, done func(error)) {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveLimit)
+	defer cancel()
+	_ = o.s.all(ctx, func(c *channel, done func(error)) {
 		c.conn.leave(func() { done(nil) })
 	})
 }

@@ -24,10 +24,10 @@ func TestUpgradeGaps(t *testing.T) {
 				ways = []string{"handover", "second-session", "serial"}
 			}
 			windows := map[string][]window{}
-			for range upgrades(20) / 4 {
+			for range upgrades(20) / 10 {
 				for _, method := range ways {
 					for _, file := range []string{built.nbd2, built.nbd} {
-						windows["none"] = append(windows["none"], during(load, func() { time.Sleep(200 * time.Millisecond) }))
+						windows["none"] = append(windows["none"], during(load, func() { time.Sleep(100 * time.Millisecond) }))
 						windows[method] = append(windows[method], during(load, func() {
 							wantMethod(t, e.upgrade(file, "--method", method), method)
 						}))
