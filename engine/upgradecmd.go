@@ -15,6 +15,7 @@ import (
 
 	"blockengine/engine/admin"
 	"blockengine/engine/config"
+	"blockengine/engine/pluginhost"
 	"blockengine/engine/session"
 )
 
@@ -32,7 +33,7 @@ func (f *orderFlags) flags(cmd *cobra.Command) {
 	f.target.flags(cmd)
 	cmd.Flags().StringArrayVar(&f.volumes, "volume", nil, "only this `volume`; may be given several times (default all of the plugin's)")
 	cmd.Flags().StringVar(&f.method, "method", "", "how it takes over: handover, second-session or serial (default the first of these that fits)")
-	cmd.Flags().DurationVar(&f.drain, "drain", 0, "how long outstanding requests may take to finish before it is given up (default 5s)")
+	cmd.Flags().DurationVar(&f.drain, "drain", pluginhost.DefaultDrain, "how long outstanding requests may take to finish before it is given up")
 	cmd.Flags().BoolVar(&f.save, "save", false, "keep it over a restart, in the state directory")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print each event as a line of JSON")
 }
@@ -44,12 +45,12 @@ func (f *orderFlags) check() error {
 			return &misuse{fmt.Errorf("--method: there is no method %q: %s", f.method, methodHelp)}
 		}
 	}
-	return checkDuration("drain", f.drain, maxDrain)
+	return checkDuration("drain", f.drain, time.Millisecond, maxDrain)
 }
 
-func checkDuration(flag string, d, limit time.Duration) error {
-	if d < 0 || d > limit {
-		return &misuse{fmt.Errorf("--%s: %v is out of range: choose from 0s to %v", flag, d, limit)}
+func checkDuration(flag string, d, least, most time.Duration) error {
+	if d < least || d > most {
+		return &misuse{fmt.Errorf("--%s: %v is out of range: choose from %v to %v", flag, d, least, most)}
 	}
 	return nil
 }
@@ -66,7 +67,7 @@ func pluginUpgradeCommand() *cobra.Command {
 				return err
 			}
 			if cmd.Flags().Changed("watch") {
-				if err := checkDuration("watch", watch, config.MaxWatch); err != nil {
+				if err := checkDuration("watch", watch, 0, config.MaxWatch); err != nil {
 					return err
 				}
 				s := watch.Seconds()

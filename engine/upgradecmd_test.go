@@ -90,9 +90,9 @@ func TestUpgradeCommand(t *testing.T) {
 		args string
 		want admin.UpgradeRequest
 	}{
-		{"nbd new.wasm", admin.UpgradeRequest{Path: s.path("new.wasm")}},
-		{"nbd /x/../new.wasm --save", admin.UpgradeRequest{Path: "/new.wasm", Save: true}},
-		{"nbd --builtin --watch 0s", admin.UpgradeRequest{Builtin: true, Watch: &zero}},
+		{"nbd new.wasm", admin.UpgradeRequest{Path: s.path("new.wasm"), Drain: 5}},
+		{"nbd /x/../new.wasm --save", admin.UpgradeRequest{Path: "/new.wasm", Drain: 5, Save: true}},
+		{"nbd --builtin --watch 0s", admin.UpgradeRequest{Builtin: true, Drain: 5, Watch: &zero}},
 		{"nbd a.wasm --volume v --volume w,x --method serial --drain 1500ms --watch 1m --sha256 " + hash,
 			admin.UpgradeRequest{Path: s.path("a.wasm"), Volumes: []string{"v", "w,x"}, Method: "serial", Drain: 1.5, Watch: &minute, SHA256: hash}},
 	} {
@@ -236,7 +236,8 @@ func TestWrongUsageOfOrders(t *testing.T) {
 		{"upgrade nbd", "engine plugin upgrade takes two arguments, NAME and FILE (or NAME and --builtin), and got 1"},
 		{"upgrade nbd x --builtin", "engine plugin upgrade --builtin takes one argument, NAME, and got 2"},
 		{"upgrade nbd x --method magic", `--method: there is no method "magic": write handover, second-session or serial`},
-		{"upgrade nbd x --drain -1s", "--drain: -1s is out of range: choose from 0s to 10m0s"},
+		{"upgrade nbd x --drain -1s", "--drain: -1s is out of range: choose from 1ms to 10m0s"},
+		{"rollback nbd --drain 0s", "--drain: 0s is out of range: choose from 1ms to 10m0s"},
 		{"upgrade nbd x --watch 2h", "--watch: 2h0m0s is out of range: choose from 0s to 1h0m0s"},
 		{"upgrade nbd x --sha256 ab", `--sha256: "ab" is no SHA-256 hash: write 64 hex digits, as sha256sum prints them`},
 		{"upgrade nbd --builtin --sha256 ab", "--sha256 is for a FILE, not for --builtin"},
