@@ -242,6 +242,9 @@ func TestAutomaticRollback(t *testing.T) {
 				if cut := len(w.sessions["b"].cuts) == 1; cut != c.cut {
 					t.Errorf("b was cut: %v", cut)
 				}
+				if said := w.said(PhaseRollback); c.cut && strings.Index(said, "b : ") > strings.Index(said, "a handover") {
+					t.Errorf("what was bad had to wait for the others:\n%s", said)
+				}
 				if len(w.sessions["a"].cuts) > 0 || len(w.sessions["c"].cuts) > 0 {
 					t.Error("a volume that was well has been cut")
 				}

@@ -68,11 +68,8 @@ func (op *operation) retreat(reason, text string) error {
 		op.line.log.Error("the new version of a plugin is rolled back", "reason", reason, "why", text, "version", describe(op.to))
 	}
 	op.enter(PhaseRollback, why)
-	for _, s := range slices.Backward(op.moved()) {
-		cut := reason != reasonOperator && distrust(op.look(s, op.since)) != nil
-		if err := op.goBack(s, cut, why); err != nil {
-			return fmt.Errorf("%w: %s", err, why)
-		}
+	if err := op.allBack(reason != reasonOperator, why); err != nil {
+		return fmt.Errorf("%w: %s", err, why)
 	}
 	op.count(func(c *UpgradeCounters) {
 		c.Rollbacks[reason]++
@@ -86,4 +83,25 @@ func (op *operation) retreat(reason, text string) error {
 	}
 	op.line.note("rolled back: " + reason + ": " + text)
 	return fmt.Errorf("%w: %s: %s", ErrRolledBack, reason, text)
+}
+
+// allBack takes every volume of the upgrade back. Those whose version is not to
+// be trusted are cut (not when the operator has the time to go in order), and
+// before the others, whose draining takes time.
+func (op *operation) allBack(mayCut bool, why string) error {
+	seats := op.moved()
+	bad := func(s *seat) bool { return mayCut && distrust(op.look(s, op.since)) != nil }
+	for _, s := range seats {
+		if bad(s) {
+			if err := op.goBack(s, true, why); err != nil {
+				return err
+			}
+		}
+	}
+	for _, s := range slices.Backward(op.moved()) {
+		if err := op.goBack(s, bad(s), why); err != nil { // it may have turned bad meanwhile
+			return err
+		}
+	}
+	return nil
 }
