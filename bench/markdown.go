@@ -16,8 +16,8 @@ func (rep *report) markdown() string {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
 	fmt.Fprintf(&b, "- command: `%s`\n- %s\n", rep.Command, rep.Conditions)
-	b.WriteString("- client: fio's nbd engine, one thread, one connection, Unix socket; one server at a time\n")
 	if len(rep.Rows) > 0 {
+		b.WriteString("- client: fio's nbd engine, one thread, one connection, Unix socket; one server at a time\n")
 		b.WriteString("\n")
 		table(&b, columns)
 	}
