@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"blockengine/engine/session"
 	"blockengine/engine/volume"
 )
 
@@ -342,7 +343,7 @@ func TestClose(t *testing.T) {
 // TestCloseDoesNotWaitForEver for a loader that does not listen.
 func TestCloseDoesNotWaitForEver(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
-		w.sessions["a"].verify = func() error { time.Sleep(time.Hour); return nil }
+		w.sessions["a"].verify = func(*session.Generation) error { time.Sleep(time.Hour); return nil }
 		done := w.reach(context.Background(), PhaseVerify)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

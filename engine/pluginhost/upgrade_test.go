@@ -151,10 +151,10 @@ func TestRefusals(t *testing.T) {
 
 func TestVerify(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
-		w.sessions["b"].verify = func() error { return errors.New("the server shows another disk") }
+		w.sessions["b"].verify = func(*session.Generation) error { return errors.New("the server shows another disk") }
 		wantError(t, w.upgrade("/v2.wasm"), `volume "b"`, "another disk")
 		w.want("1.0", "", "", "1.0 1.0 1.0")
-		w.sessions["b"].verify = func() error { return session.ErrNotVerified }
+		w.sessions["b"].verify = func(*session.Generation) error { return session.ErrNotVerified }
 		w.disks["c"].Volume.SetState(volume.Away, "no route")
 		w.mustUpgrade("/v2.wasm")
 		w.want("1.1", "1.0", "", "1.1 1.1 1.1")
@@ -307,6 +307,31 @@ func TestGoodVersionStays(t *testing.T) {
 		if !strings.Contains(said, "a : latency of reads and of writes and flushes is not compared") || !strings.Contains(said, "b : latency of writes and flushes is not compared") {
 			t.Error(said)
 		}
+	})
+}
+
+// TestOldSinsDoNotCount: what the new version did while it was tried, and the old
+// one before the upgrade began, is not what is compared.
+func TestOldSinsDoNotCount(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		b := w.sessions["b"]
+		b.verify = func(g *session.Generation) error {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.healthOf(g).Traps++
+			return nil
+		}
+		w.mustUpgrade("/v2.wasm")
+		b.verify = nil
+		b.serve(func(h *session.Health) { h.Reads = session.Load{Requests: 1000, Errors: 900} })
+		go func() {
+			for b.Generation().Number() != 3 {
+				time.Sleep(time.Millisecond)
+			}
+			b.serve(func(h *session.Health) { h.Reads = session.Load{Requests: 100, Errors: 50} })
+		}()
+		wantError(t, w.upgrade("/v3.wasm"), "fails 50 of 100 reads, the one before failed 0 of 0")
+		w.want("1.1", "1.0", "", "1.1 1.1 1.1")
 	})
 }
 

@@ -45,7 +45,7 @@ type fakeSession struct {
 	gen      *session.Generation
 	online   int
 	health   map[*session.Generation]*session.Health
-	verify   func() error
+	verify   func(g *session.Generation) error
 	takeOver func(to *session.Generation) error // nil: it works
 	took     []session.Takeover
 	cuts     []string
@@ -53,9 +53,9 @@ type fakeSession struct {
 
 const fakePause = 3 * time.Millisecond
 
-func (f *fakeSession) Verify(ctx context.Context, _ *session.Generation) error {
+func (f *fakeSession) Verify(ctx context.Context, g *session.Generation) error {
 	if f.verify != nil {
-		return f.verify()
+		return f.verify(g)
 	}
 	return wait(ctx, 20*time.Millisecond)
 }
