@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"blockengine/engine/admin"
 	"blockengine/engine/config"
@@ -278,7 +279,11 @@ func (s *site) follow(args ...string) *follower {
 
 func (f *follower) waitFor(text string) {
 	f.t.Helper()
-	nbdtest.WaitFor(f.t, text, func() bool { return strings.Contains(f.out.String(), text) })
+	for deadline := time.Now().Add(patience); !strings.Contains(f.out.String(), text); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("the order has not printed %q:\n%s%s", text, f.out, f.stderr)
+		}
+	}
 }
 
 // end waits for the order and gives its status.
