@@ -61,7 +61,7 @@ func (o *order) serial(ctx context.Context) error {
 	}
 	o.report(Serial, "back to the version before: "+err.Error())
 	if back := o.log(context.WithoutCancel(ctx), o.from, true); back != nil {
-		err = errors.Join(err, fmt.Errorf("the version before: %w", back))
+		err = join([]error{err, fmt.Errorf("the version before: %w", back)})
 	}
 	return err
 }

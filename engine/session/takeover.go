@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"blockengine/engine/pluginhost/guest"
@@ -90,7 +92,7 @@ func (s *Session) TakeOver(ctx context.Context, t Takeover) (Outcome, error) {
 		}
 		o.report(m, err.Error())
 	}
-	return Outcome{}, errors.Join(errs...)
+	return Outcome{}, join(errs)
 }
 
 const defaultDrain = 5 * time.Second
@@ -191,6 +193,37 @@ func (o *order) pause() time.Duration {
 // without it.
 const patience = 500
 
+// several are errors of methods or channels, in a line.
+type several []error
+
+// join gives what there is of errors, nil for nothing.
+func join(errs []error) error {
+	var list several
+	for _, err := range errs {
+		if err != nil && !slices.ContainsFunc(list, func(have error) bool { return have.Error() == err.Error() }) {
+			list = append(list, err)
+		}
+	}
+	switch len(list) {
+	case 0:
+		return nil
+	case 1:
+		return list[0]
+	}
+	return list
+}
+
+func (s several) Error() string {
+	texts := make([]string, len(s))
+	for i, err := range s {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap gives them all.
+func (s several) Unwrap() []error { return s }
+
 // onEach runs f on the reactor of every channel, one after the other.
 func (s *Session) onEach(f func(c *channel)) {
 	for i := range s.channels {
@@ -217,10 +250,10 @@ func (s *Session) all(ctx context.Context, f func(c *channel, done func(error)))
 		case err := <-results:
 			errs = append(errs, err)
 		case <-ctx.Done():
-			return errors.Join(append(errs, context.Cause(ctx))...)
+			return join(append(errs, context.Cause(ctx)))
 		}
 	}
-	return errors.Join(errs...)
+	return join(errs)
 }
 
 // drain holds every channel and waits until its connection is quiet.
@@ -324,7 +357,7 @@ func (o *order) stage(insts []guest.Instance) error {
 			errs = append(errs, err)
 		}
 	})
-	return errors.Join(errs...)
+	return join(errs)
 }
 
 // Cut goes over to g at once, because the generation that runs is not to be
