@@ -24,7 +24,7 @@ var (
 // what has another is added up as "other". They are shown from the start, so that
 // the first of a kind is seen as a change.
 var (
-	RollbackReasons = []string{"operator", "traps", "contract", "connections", "errors", "latency"}
+	RollbackReasons = []string{"operator", "traps", "contract", "connections", "stalled", "errors", "latency"}
 	TakeoverMethods = []string{"handover", "second-session", "serial"}
 )
 

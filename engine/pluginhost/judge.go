@@ -33,6 +33,11 @@ const (
 	// refusedLimit is how many connections may fail while none is there: a server
 	// that closes one of them, or is slow to come, is no fault of the plugin's.
 	refusedLimit = 3
+	// stallLimit is for how long a version may leave a request without an answer:
+	// long enough for a server that stutters, and short enough that the request
+	// is answered by the version before in time. It does not say who is to blame,
+	// and if it is the server nothing is lost by having gone back.
+	stallLimit = 3 * time.Second
 )
 
 // Reasons of a rollback, as UpgradeCounters.Rollbacks counts them.
@@ -41,6 +46,7 @@ const (
 	reasonTraps       = "traps"
 	reasonContract    = "contract"
 	reasonConnections = "connections"
+	reasonStalled     = "stalled"
 	reasonErrors      = "errors"
 	reasonLatency     = "latency"
 )
@@ -111,6 +117,8 @@ func distrust(s sample) *verdict {
 		return &verdict{reasonContract, "has broken the plugin contract"}
 	case h.Refused >= refusedLimit && s.online == 0:
 		return &verdict{reasonConnections, fmt.Sprintf("has no connection: %d could not be had", h.Refused)}
+	case h.Oldest >= stallLimit:
+		return &verdict{reasonStalled, fmt.Sprintf("has not answered a request for %v", h.Oldest.Round(time.Millisecond))}
 	}
 	return nil
 }

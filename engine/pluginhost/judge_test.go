@@ -55,6 +55,8 @@ func TestJudge(t *testing.T) {
 		"a breach":              {base, one(session.Health{Violations: 1}, 2), reasonContract, "contract"},
 		"refused, none left":    {base, one(session.Health{Refused: 3}, 0), reasonConnections, "3 could not be had"},
 		"refused, others there": {base, one(session.Health{Refused: 30}, 1), "", ""},
+		"no answer":             {base, one(session.Health{Oldest: 3 * time.Second}, 1), reasonStalled, "not answered"},
+		"a late answer":         {base, one(session.Health{Oldest: 2900 * time.Millisecond}, 1), "", ""},
 		"refused twice":         {base, one(session.Health{Refused: 2}, 0), "", ""},
 		"lost is the server's":  {base, one(session.Health{Lost: 9}, 0), "", ""},
 

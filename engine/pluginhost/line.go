@@ -49,14 +49,15 @@ func newLine(p *Plugin, o UpgraderOptions) *line {
 
 // status is what Upgrader.Status tells, but for the history.
 func (l *line) status() LineStatus {
-	s := LineStatus{Name: l.name, Current: l.roles.current, Previous: l.roles.previous, Canary: l.roles.canary,
-		Differs: l.named.differs(l.roles.current), UpgradeCounters: l.counters}
+	roles := l.roles
+	if list := l.running(); len(list) > 0 {
+		roles = roles.after(list) // as far as a takeover has come
+	}
+	s := LineStatus{Name: l.name, Current: roles.current, Previous: roles.previous, Canary: roles.canary,
+		Differs: l.named.differs(roles.current), UpgradeCounters: l.counters}
 	s.Rollbacks, s.LastMethods = maps.Clone(s.Rollbacks), maps.Clone(s.LastMethods)
 	if l.op != nil {
 		s.Phase, s.Watching = l.op.progress()
-	}
-	if r := l.running(); len(r) == 2 && s.Canary == nil {
-		s.Canary = r[1] // as far as a takeover has come
 	}
 	return s
 }

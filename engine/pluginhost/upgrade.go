@@ -82,7 +82,7 @@ type LineStatus struct {
 type UpgradeCounters struct {
 	Upgrades    uint64            // that came to their end well
 	Failed      uint64            // that changed nothing
-	Rollbacks   map[string]uint64 // by reason: "operator", "traps", "contract", "connections", "errors", "latency"
+	Rollbacks   map[string]uint64 // by reason: "operator", "traps", "contract", "connections", "stalled", "errors", "latency"
 	LastReason  string            // of the last automatic rollback, for people
 	LastPause   time.Duration     // the longest that a request had to wait for the last takeover
 	LastMethods map[string]uint64 // takeovers by method

@@ -104,7 +104,7 @@ type loss struct {
 	byEOF  bool // the server closed, or the transport failed: nothing more can be learnt from the socket
 	trap   bool
 	wrong  bool  // the plugin broke the contract
-	failed bool  // the plugin gave the connection up
+	failed bool  // the plugin gave the connection up, or did not finish the login
 	disk   error // the disk is another one
 }
 
@@ -332,6 +332,9 @@ func (cn *conn) lose(l loss) {
 	}
 	was := cn.state
 	s, c := cn.s(), cn.ch
+	if was == login && cn.heard() {
+		l.failed = l.failed || l.text != "" // the server was there; the login has failed
+	}
 	cn.count(l, was)
 	cn.state = lost
 	cn.unstage()
@@ -375,6 +378,9 @@ func (cn *conn) lose(l loss) {
 		c.reconnect()
 	}
 }
+
+// heard reports whether the server has said anything.
+func (cn *conn) heard() bool { return cn.stream.Pos() > 0 || len(cn.stream.Buffered()) > 0 }
 
 // unserved notes what it means for the channel that its connection ends.
 func (c *channel) unserved(cn *conn, l loss, was connState) {

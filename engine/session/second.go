@@ -92,6 +92,9 @@ func (s *Session) Verify(ctx context.Context, g *Generation) error {
 	case <-time.After(leaveLimit):
 	}
 	s.forget(g)
+	if err != nil && !final(err) && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", ErrNotVerified, err)
+	}
 	return err
 }
 

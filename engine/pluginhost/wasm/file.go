@@ -56,7 +56,7 @@ func (s *source) pinned(pin string) error {
 	if pin == "" || strings.EqualFold(pin, s.hash) {
 		return nil
 	}
-	return fmt.Errorf("plugin %s has SHA-256 %s and the configuration pins %s: put the right file there, or pin the new hash", s.path, s.hash, pin)
+	return fmt.Errorf("plugin %s has SHA-256 %s and %s is wanted: put the right file there, or name the new hash", s.path, s.hash, pin)
 }
 
 var (
