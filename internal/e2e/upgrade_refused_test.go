@@ -23,7 +23,7 @@ type upgradable struct {
 
 // gentle is the pause of a load that goes on for long: its history is to be
 // judged in the end.
-const gentle = 500 * time.Microsecond
+const gentle = time.Millisecond
 
 func startUpgradable(t *testing.T, export string, flags uint16, neg nbdtest.Negotiation) *upgradable {
 	t.Helper()
@@ -208,7 +208,7 @@ func TestUpgradeRefusedByDrain(t *testing.T) {
 			t.Parallel()
 			u := startUpgradable(t, "disk", c.flags, c.neg)
 			release := u.server.StallReplies()
-			time.AfterFunc(5*time.Second, release)
+			time.AfterFunc(30*time.Second, release)
 			u.refuse("outstanding", "upgrade", "nbd", built.nbd2, "--drain", "300ms", "--method", c.method)
 			release()
 			u.runs("disk", version1)
@@ -223,7 +223,7 @@ func TestUpgradeRefusedMeanwhile(t *testing.T) {
 	t.Parallel()
 	u := startUpgradable(t, "disk", single, oneClient)
 	release := u.server.StallReplies()
-	time.AfterFunc(10*time.Second, release)
+	time.AfterFunc(30*time.Second, release)
 	first := u.order("upgrade", "nbd", built.nbd2, "--drain", "30s", "--watch", "0s")
 	if !first.waitPhase("takeover") {
 		t.Errorf("the first upgrade does not come to the takeover: %s", first.out.String())
