@@ -114,7 +114,7 @@ func (op *operation) load(r UpgradeRequest) error {
 		return err
 	}
 	op.keepSeats(func(s *seat) bool { return s.home.plugin != op.to })
-	op.say(PhaseLoad, "", "is "+describe(op.to))
+	op.say(PhaseLoad, "", describe(op.to)+" is loaded")
 	return nil
 }
 

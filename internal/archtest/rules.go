@@ -125,8 +125,8 @@ var Rules = []Rule{
 		Reason: "one strict reader, so that a key is unknown to all or to none",
 	}, {
 		Name: "test kits are for tests",
-		From: []string{project}, FromExcept: []string{"./internal/nbdtest/...", "./sdk/sdktest/..."},
-		To:     []string{"./internal/nbdtest/...", "./sdk/sdktest/...", "testing/...", "github.com/anishathalye/porcupine/..."},
+		From: []string{project}, FromExcept: []string{"./internal/nbdtest/...", "./internal/vmtest/...", "./sdk/sdktest/..."},
+		To:     []string{"./internal/nbdtest/...", "./internal/vmtest/...", "./sdk/sdktest/...", "testing/...", "github.com/anishathalye/porcupine/..."},
 		Reason: "they panic, judge and print, and would be linked into what users run",
 	}, {
 		Name: "the benchmark is a stranger",
