@@ -55,7 +55,7 @@ func news(list ...admin.Event) []admin.Event {
 
 var goodNews = news(
 	admin.Event{Phase: "load"},
-	admin.Event{Phase: "load", Text: "is generation 2 (1.1.0)"},
+	admin.Event{Phase: "load", Text: "generation 2 (1.1.0) is loaded"},
 	admin.Event{Phase: "verify", Volume: "vm1", Text: "logged in"},
 	admin.Event{Phase: "takeover", Volume: "vm1", Method: "handover", Pause: 0.0008, Text: "runs generation 2"},
 	admin.Event{Phase: "takeover", Volume: "vm2", Method: "serial", Pause: 0.25, Text: "runs generation 2"},
@@ -64,7 +64,7 @@ var goodNews = news(
 	admin.Event{Phase: "done", Text: "generation 2 (1.1.0) runs"})
 
 const goodText = `load      the new version
-load      is generation 2 (1.1.0)
+load      generation 2 (1.1.0) is loaded
 verify    vm1: logged in
 takeover  vm1: handover: runs generation 2, a request waited 0.8 ms at most
 takeover  vm2: serial: runs generation 2, a request waited 250.0 ms at most
