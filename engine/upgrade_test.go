@@ -114,7 +114,7 @@ func TestRefusedOrders(t *testing.T) {
 	for _, tc := range []struct{ args, want string }{
 		{"upgrade nbd none.wasm", "none.wasm: no such file"},
 		{"upgrade nbd text.wasm", "is no WebAssembly module"},
-		{"upgrade nbd new.wasm --sha256 " + strings.Repeat("0", 64), "pins 0000"},
+		{"upgrade nbd new.wasm --sha256 " + strings.Repeat("0", 64), "000 is wanted"},
 		{"upgrade ndb new.wasm", `engine: no plugin "ndb" is loaded: did you mean "nbd"?`},
 		{"upgrade a/b%2f? new.wasm", `engine: no plugin "a/b%2f?" is loaded`},
 		{"upgrade nbd new.wasm --volume near", `there is no volume "near"`},
