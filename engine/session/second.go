@@ -12,6 +12,10 @@ import (
 // Connections of a generation beside those that serve: on trial, or to take
 // over from them.
 
+// sideLimit bounds the wait for such a connection, which has limits of its own
+// that say more: to connect, and to log in.
+const sideLimit = 2*connectTimeout + time.Second
+
 // openNext makes a connection of g beside the one that serves; done is told
 // when it has logged in and shows the same disk, or why not.
 func (c *channel) openNext(g *Generation, done func(error)) {
@@ -73,7 +77,7 @@ func (s *Session) Verify(ctx context.Context, g *Generation) error {
 	}
 	c := s.channels[s.opt.Home.Index()].Load()
 	result := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout+time.Second)
+	ctx, cancel := context.WithTimeout(ctx, sideLimit)
 	defer cancel()
 	g.parity = s.gen.Load().parity ^ 1
 	c.r.Do(func() {
@@ -125,7 +129,7 @@ func (o *order) second(ctx context.Context) error {
 
 // openAll makes the new generation's connections, the control connection first.
 func (o *order) openAll(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout+time.Second)
+	ctx, cancel := context.WithTimeout(ctx, sideLimit)
 	defer cancel()
 	home := o.s.channels[o.s.opt.Home.Index()].Load()
 	for _, first := range []bool{true, false} {
