@@ -17,7 +17,7 @@ func TestUpgradeGaps(t *testing.T) {
 			e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{nbdVolume("disk", s.real.Addr(), durable)}})
 			e.waitUp("disk")
 			load, err := nbdload.Start(context.Background(), nbdload.Options{Network: "unix", Addr: e.socket, Export: "disk",
-				Connections: 2, ReadPercent: 60, FlushEvery: 200, Length: 32 << 20, Run: 5 * time.Minute, Timeout: time.Minute})
+				Connections: 2, ReadPercent: 60, FlushEvery: 200, Length: 8 << 20, Run: 5 * time.Minute, Timeout: time.Minute})
 			must(t, err)
 			ways := []string{"handover", "serial"}
 			if s.name == "nbdkit" {

@@ -51,11 +51,11 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			v := nbdVolume("disk", s.real.Addr(), durable)
 			e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{v}})
 			e.waitUp("disk")
-			n := alternate(t, e, upgrades(24), "handover")
+			n := alternate(t, e, upgrades(20), "handover")
 			if s.name == "nbdkit" {
-				n += alternate(t, e, upgrades(8), "second-session", "--method", "second-session")
+				n += alternate(t, e, upgrades(6), "second-session", "--method", "second-session")
 			}
-			n += alternate(t, e, upgrades(8), "serial", "--method", "serial")
+			n += alternate(t, e, upgrades(6), "serial", "--method", "serial")
 			e.unhurt("disk")
 			if v := e.volume("disk"); v.Generation != n+1 {
 				t.Errorf("generation %d after %d upgrades", v.Generation, n)
@@ -77,7 +77,7 @@ func TestUpgradeBetweenRuntimes(t *testing.T) {
 		volumes: []volume{nbdVolume("disk", nbdtest.StartQemuNBD(t, image).Addr(), durable)}})
 	e.waitUp("disk")
 	var n atomic.Int64
-	underUpgrades(t, e, upgrades(8), func() {
+	underUpgrades(t, e, upgrades(6), func() {
 		var steps []step
 		if n.Add(1)%2 == 1 {
 			o := e.order("upgrade", "nbd", "--builtin", "--watch", "0s")
@@ -119,7 +119,7 @@ func underUpgrades(t *testing.T, e *engine, n int, upgrade func()) {
 	t.Helper()
 	var done atomic.Int64
 	for done.Load() < int64(n) && !t.Failed() {
-		underFaults(t, e.uri("disk"), 3*time.Second, 2*time.Millisecond, func(int) {
+		underFaults(t, e.uri("disk"), 2*time.Second, 2*time.Millisecond, func(int) {
 			if !t.Failed() {
 				upgrade()
 				done.Add(1)

@@ -176,28 +176,44 @@ func TestUpgradeFallsBackOnAnotherMethod(t *testing.T) {
 }
 
 // TestUpgradeRefusedByLogin: with a server for one client a version can be tried
-// only when the old one has left. One that cannot log in, or never ends its
-// login, costs a pause, and the old version comes back.
+// only when the old one has left. One that cannot log in costs a pause, and the
+// old version comes back.
 func TestUpgradeRefusedByLogin(t *testing.T) {
-	for _, fault := range []string{"fail-login", "hang-login", "lie-size"} {
-		for _, method := range []string{"handover", "serial"} {
-			t.Run(fault+", "+method, func(t *testing.T) {
-				t.Parallel()
-				u := startUpgradable(t, fault, single, oneClient)
-				u.refused("", "upgrade", "nbd", built.bad, "--method", method)
-				u.end()
-			})
-		}
+	for _, c := range []struct{ fault, method string }{
+		{"fail-login", "handover"}, {"fail-login", "serial"}, {"fail-login", ""},
+		{"lie-size", "handover"}, {"lie-size", "serial"}, {"hang-login", "handover"},
+	} {
+		t.Run(c.fault+", "+c.method, func(t *testing.T) {
+			t.Parallel()
+			u := startUpgradable(t, c.fault, single, oneClient)
+			args := []string{"upgrade", "nbd", built.bad}
+			if c.method != "" {
+				args = append(args, "--method", c.method)
+			}
+			u.refused("not taken over", args...)
+			u.end()
+		})
 	}
 }
 
-// TestUpgradeRefusedByHangingLogin: the login of a trial connection never ends;
-// the old version does not even pause.
+// TestUpgradeRefusedByHangingLogin: the login never ends. Where it is tried
+// beside the old version, that does not even pause; on a server for one client it
+// comes back when the login has had its time.
 func TestUpgradeRefusedByHangingLogin(t *testing.T) {
 	t.Parallel()
-	u := startUpgradable(t, "hang-login", nbdtest.DefaultFlags, nbdtest.Negotiation{})
-	u.refused("was tried and does not work", "upgrade", "nbd", built.bad)
-	u.end()
+	beside := startUpgradable(t, "hang-login", nbdtest.DefaultFlags, nbdtest.Negotiation{})
+	alone := startUpgradable(t, "hang-login", single, oneClient)
+	order := alone.order("upgrade", "nbd", built.bad, "--method", "serial", "--watch", "1m")
+	beside.refused("was tried and does not work", "upgrade", "nbd", built.bad)
+	if err := order.wait(); err == nil {
+		t.Error("a version that never logs in was kept")
+	} else {
+		t.Log(err)
+	}
+	alone.runs("disk", version1)
+	alone.load.goesOn(100)
+	beside.end()
+	alone.end()
 }
 
 // TestUpgradeRefusedByDrain: what is outstanding does not come to its end in
