@@ -1,0 +1,83 @@
+package virtqueue
+
+import (
+	"fmt"
+	"testing"
+)
+
+// layouts are what drivers send for 4 KiB: header, data, status; a flush has no
+// data. Each gives the descriptors per chain in the ring's table.
+var layouts = []struct {
+	name  string
+	descs uint16
+	fill  func(r *rig, head uint16)
+}{
+	{"direct2", 2, func(r *rig, h uint16) {
+		b := r.buffer(h)
+		r.set(h, desc{b, 16, descNext, h + 1}, desc{b + 16, 1, descWrite, 0})
+	}},
+	{"direct3", 3, func(r *rig, h uint16) {
+		b := r.buffer(h)
+		r.set(h, desc{b, 16, descNext, h + 1}, desc{b + 64, 512, descNext | descWrite, h + 2}, desc{b + 16, 1, descWrite, 0})
+	}},
+	{"indirect3", 1, func(r *rig, h uint16) {
+		b := r.buffer(h)
+		r.set(h, r.indirect(b+1024, desc{b, 16, descNext, 1}, desc{b + 64, 512, descNext | descWrite, 2}, desc{b + 16, 1, descWrite, 0}))
+	}},
+}
+
+// BenchmarkTurn is a device that does nothing: pop a batch, push it, publish it.
+// The driver costs a store a batch. One operation is one chain.
+func BenchmarkTurn(b *testing.B) {
+	for _, l := range layouts {
+		for _, batch := range []int{1, 8, 32} {
+			for _, tracked := range []bool{false, true} {
+				b.Run(fmt.Sprintf("%s/batch%d/tracked=%v", l.name, batch, tracked), func(b *testing.B) {
+					benchTurn(b, l.descs, l.fill, batch, tracked)
+				})
+			}
+		}
+	}
+}
+
+func benchTurn(b *testing.B, descs uint16, fill func(*rig, uint16), batch int, tracked bool) {
+	const depth = 64
+	r := newRig(b, 256, true, 0)
+	for i := range r.size { // the entries stay as they are, only the index moves
+		h := i % depth * descs
+		fill(r, h)
+		r.offer(h)
+	}
+	r.setIdx(0)
+	c := r.config()
+	if tracked {
+		c = r.tracked()
+	}
+	q := r.queueOf(c)
+	chains := make([]Chain, batch)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += batch {
+		r.idx += uint16(batch)
+		r.setIdx(r.idx)
+		n, err := q.Pop(chains)
+		if err != nil || n != batch {
+			b.Fatal(n, err)
+		}
+		for i := range chains {
+			q.Push(chains[i].Head, uint32(chains[i].WriteLen))
+		}
+		q.Publish()
+	}
+	b.StopTimer()
+	if q.Outstanding() != 0 || r.usedIdx() != r.idx {
+		b.Fatal("chains are missing")
+	}
+}
+
+// BenchmarkOrder is what the ordering of two stores costs.
+func BenchmarkOrder(b *testing.B) {
+	for range b.N {
+		order()
+	}
+}
