@@ -6,6 +6,11 @@ import (
 	"blockengine/sdk/block"
 )
 
+// MaxChain is how many buffers a chain has at most that keeps to the limits
+// shown: the pieces of the payload, header and status. Drivers do not look at the
+// size of the ring for that.
+const MaxChain = maxSegments + 2
+
 // Limits that every device shows.
 const (
 	// A request has at most maxSegments pieces of at most maxSegment bytes:
