@@ -27,6 +27,12 @@ func same[T comparable](a, b []T) bool {
 	return true
 }
 
+func panics(f func()) (did bool) {
+	defer func() { did = recover() != nil }()
+	f()
+	return false
+}
+
 // TestChainLayouts: what a chain with each legal layout is read as.
 func TestChainLayouts(t *testing.T) {
 	const N, W, I = descNext, descWrite, descIndirect
@@ -157,6 +163,9 @@ func TestChainRefused(t *testing.T) {
 		}
 		if q.Outstanding() != 1 || q.Avail() != 1 || r.mark(1) != 1 || r.mark(3) != 0 {
 			t.Errorf("%s: outstanding %d, next %d, marks %d %d", name, q.Outstanding(), q.Avail(), r.mark(1), r.mark(3))
+		}
+		if !panics(func() { q.Push(3, 0) }) {
+			t.Errorf("%s: Push of the bad chain passed", name)
 		}
 		q.Push(1, 0)
 		if !q.Publish() || r.usedIdx() != 1 {

@@ -117,14 +117,9 @@ func TestPushOfAStranger(t *testing.T) {
 	pop(t, q, 1)
 	q.Push(0, 0)
 	for _, h := range []uint16{0, 1, 8, 0xffff} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("Push of %d passed", h)
-				}
-			}()
-			q.Push(h, 0)
-		}()
+		if !panics(func() { q.Push(h, 0) }) {
+			t.Errorf("Push of %d passed", h)
+		}
 	}
 	if q.Publish(); r.usedIdx() != 1 {
 		t.Error("used index", r.usedIdx())
