@@ -1,0 +1,110 @@
+package vmtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// VhostUserBlk is a disk that somebody serves on a Unix socket. QEMU connects,
+// and dials again each second when the connection is lost.
+type VhostUserBlk struct {
+	Socket    string
+	Queues    int // 0: 1
+	QueueSize int // 0: QEMU's default, 128
+}
+
+// diskProperties are those of QEMU's vhost-user-blk-pci.
+type diskProperties struct {
+	Driver    string `json:"driver"`
+	ID        string `json:"id"`
+	Chardev   string `json:"chardev"`
+	Bus       string `json:"bus"`
+	Queues    int    `json:"num-queues"`
+	QueueSize int    `json:"queue-size,omitempty"`
+}
+
+// plug takes a free root port and gives the properties of a disk in it.
+func (vm *VM) plug(d VhostUserBlk) diskProperties {
+	vm.t.Helper()
+	slot := slices.Index(vm.slots, "")
+	if slot < 0 {
+		vm.t.Fatalf("vmtest: all %d slots hold a disk", len(vm.slots))
+	}
+	id := "disk" + strconv.Itoa(vm.disks)
+	vm.disks++
+	vm.slots[slot] = id
+	return diskProperties{
+		Driver: "vhost-user-blk-pci", ID: id, Chardev: "chardev-" + id,
+		Bus: "slot" + strconv.Itoa(slot), Queues: max(d.Queues, 1), QueueSize: d.QueueSize,
+	}
+}
+
+func (vm *VM) diskArguments(d VhostUserBlk) []string {
+	vm.t.Helper()
+	p := vm.plug(d)
+	device, err := json.Marshal(p)
+	if err != nil {
+		vm.t.Fatal("vmtest: ", err)
+	}
+	return []string{
+		"-chardev", fmt.Sprintf("socket,id=%s,path=%s,reconnect=1", p.Chardev, d.Socket),
+		"-device", string(device),
+	}
+}
+
+// AddDisk plugs a disk into the running guest and gives its ID. The disks of
+// [Options] are called disk0, disk1 and so on; numbers are not used again.
+func (vm *VM) AddDisk(d VhostUserBlk) (id string) {
+	vm.t.Helper()
+	p := vm.plug(d)
+	vm.QMP("chardev-add", map[string]any{"id": p.Chardev, "backend": map[string]any{
+		"type": "socket", "data": map[string]any{
+			"addr":   map[string]any{"type": "unix", "data": map[string]any{"path": d.Socket}},
+			"server": false, "reconnect": 1,
+		},
+	}})
+	vm.QMP("device_add", p)
+	return p.ID
+}
+
+// RemoveDisk asks the guest to give a disk up and waits until QEMU has let go of
+// it; then its server may end.
+func (vm *VM) RemoveDisk(id string) {
+	vm.t.Helper()
+	slot := slices.Index(vm.slots, id)
+	if slot < 0 {
+		vm.t.Fatalf("vmtest: there is no disk %s", id)
+	}
+	vm.QMP("device_del", map[string]any{"id": id})
+	vm.WaitEvent("DEVICE_DELETED", func(data json.RawMessage) bool {
+		var gone struct {
+			Device string `json:"device"`
+		}
+		return json.Unmarshal(data, &gone) == nil && gone.Device == id
+	})
+	vm.QMP("chardev-remove", map[string]any{"id": "chardev-" + id})
+	vm.slots[slot] = ""
+}
+
+// Device waits until the guest has a disk and gives the kernel's name for it,
+// e.g. "vda". It goes by the slot: names follow the order of discovery.
+func (vm *VM) Device(id string) string {
+	vm.t.Helper()
+	slot := slices.Index(vm.slots, id)
+	if slot < 0 {
+		vm.t.Fatalf("vmtest: there is no disk %s", id)
+	}
+	glob := fmt.Sprintf("/sys/devices/pci0000:00/0000:00:%02x.0/*/virtio*/block/*", firstSlot+slot)
+	seconds := int(vm.opts.Limit.Seconds())
+	out := vm.MustRun(fmt.Sprintf(`
+		i=0
+		until set -- %s && [ -b "/dev/${1##*/}" ]; do
+			i=$((i+1)); [ $i -lt %d ] || { echo "nothing in %s"; exit 1; }
+			sleep 0.1
+		done
+		echo "${1##*/}"`, glob, 10*seconds, id))
+	return strings.TrimSpace(out)
+}

@@ -1,0 +1,62 @@
+package vmtest
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"blockengine/internal/vmtest/guest"
+	"blockengine/internal/vmtest/wire"
+)
+
+// qemu is the emulator.
+const qemu = "qemu-system-x86_64"
+
+// minSlots is how many root ports a VM has at least: disks can only be plugged
+// into one of these, and only as many are scanned at each boot.
+const minSlots = 4
+
+// firstSlot is the device number of the first root port on the root bus, far
+// above those that QEMU gives out.
+const firstSlot = 0x10
+
+// kernelArguments: the console shows warnings and worse, a panic ends QEMU, and
+// the kernel does not complain of CPUs that stand still, for that is what a busy
+// host does to them. It still complains of tasks that wait for I/O for too long.
+const kernelArguments = "console=ttyS0 quiet loglevel=5 log_buf_len=1M panic=-1 nokaslr mitigations=off " +
+	"tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+
+// arguments of QEMU: a machine without anything but what is named here.
+func (vm *VM) arguments(img guest.Image) []string {
+	o := vm.opts
+	modules := strings.Join(append([]string{"virtio_blk"}, o.Modules...), ",")
+	args := []string{
+		"-accel", "tcg,thread=multi",
+		"-machine", "q35,memory-backend=mem0",
+		"-cpu", "max,la57=off",
+		"-smp", fmt.Sprint(o.CPUs),
+		"-m", fmt.Sprintf("%dM", o.Memory),
+		// Back-ends map the guest's memory, so it must be shared.
+		"-object", fmt.Sprintf("memory-backend-memfd,id=mem0,size=%dM,share=on", o.Memory),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-kernel", img.Kernel,
+		"-initrd", img.Initramfs,
+		"-append", kernelArguments + " guest.modules=" + modules,
+		"-chardev", "file,id=console,path=" + vm.path("console"),
+		"-serial", "chardev:console",
+		"-chardev", "socket,id=qmp,path=" + vm.path("qmp"),
+		"-mon", "chardev=qmp,mode=control",
+		"-chardev", "socket,id=agent,path=" + vm.path("agent"),
+		"-device", "virtio-serial-pci",
+		"-device", "virtserialport,chardev=agent,name=" + wire.Port,
+	}
+	for i := range vm.slots {
+		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d,slot=%d,addr=%#x", i, i+1, i+1, firstSlot+i))
+	}
+	for _, d := range o.Disks {
+		args = append(args, vm.diskArguments(d)...)
+	}
+	return append(args, o.Args...)
+}
+
+func (vm *VM) path(name string) string { return filepath.Join(vm.dir, name) }
