@@ -23,6 +23,9 @@ busybox             busybox-static
 cpio                cpio
 depmod              kmod
 xz                  xz-utils
+mkfs.ext4           e2fsprogs
+mkfs.xfs            xfsprogs
+sfdisk              fdisk
 clang               clang
 wasm-ld             lld
 gcc                 gcc
