@@ -9,6 +9,4 @@ package virtqueue
 //
 // (An atomic store would do as well and costs a locked instruction each time on
 // amd64: 5 ns against 1.)
-//
-//go:noescape
 func order()
