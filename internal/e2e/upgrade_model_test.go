@@ -79,6 +79,11 @@ func (c *chaos) atLeast() {
 	if c.restarts == 0 && !c.t.Failed() {
 		c.restart()
 	}
+	c.atLeastOnce()
+}
+
+// atLeastOnce has an order carried out, if none was.
+func (c *chaos) atLeastOnce() {
 	for try := 0; c.done.Load() == 0 && !c.t.Failed(); try++ {
 		if try == 10 {
 			c.t.Error("no upgrade comes to its end, though nothing is in its way")
