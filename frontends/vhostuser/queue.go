@@ -133,6 +133,7 @@ func (q *queue) arrive() (err error) {
 	}
 	q.tally.resubmitted += uint64(q.recovered)
 	q.w.load.Add(1)
+	q.w.queues[q] = struct{}{}
 	q.wake() // a kick may have gone to a process that died
 	return nil
 }
@@ -251,5 +252,6 @@ func (q *queue) leave() {
 	q.base = q.vq.Avail()
 	q.q.Close()
 	q.w.load.Add(-1)
+	delete(q.w.queues, q)
 	close(q.left)
 }

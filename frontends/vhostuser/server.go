@@ -60,7 +60,7 @@ func NewServer(o Options) *Server {
 	}
 	s := &Server{o: o, log: o.Log, quiet: &quiet{log: o.Log}}
 	for _, r := range o.Reactors {
-		s.workers = append(s.workers, &worker{r: r, tallies: map[*export]*tally{}})
+		s.workers = append(s.workers, &worker{r: r, tallies: map[*export]*tally{}, queues: map[*queue]struct{}{}})
 	}
 	return s
 }
@@ -153,8 +153,9 @@ func (s *Server) forget(l *Listener) {
 // worker is the server on one reactor.
 type worker struct {
 	r       *reactor.Reactor
-	tallies map[*export]*tally // the reactor's
-	load    atomic.Int64       // queues here
+	tallies map[*export]*tally  // the reactor's
+	queues  map[*queue]struct{} // the same; those that have not left
+	load    atomic.Int64        // queues here
 }
 
 // tally counts an export's requests on one reactor.

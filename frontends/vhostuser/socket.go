@@ -33,8 +33,8 @@ func (s *socket) receive(b []byte, fds []int) (int, []int, error) {
 		}
 	}
 	switch {
-	case err != nil && errors.Is(err, syscall.ECONNRESET):
-		return n, fds, io.EOF // it closed with something of ours unread
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET): // closed; reset, with something of ours unread
+		return n, fds, io.EOF
 	case err != nil:
 		return n, fds, err
 	case sys.Truncated(flags):
