@@ -8,13 +8,16 @@ import (
 	"strings"
 )
 
-// VhostUserBlk is a disk that somebody serves on a Unix socket. QEMU connects,
-// and dials again each second when the connection is lost.
+// VhostUserBlk is a disk that somebody serves over a Unix socket.
 type VhostUserBlk struct {
 	Socket    string
-	Queues    int // 0: 1
-	QueueSize int // 0: QEMU's default, 128
+	Listen    bool // QEMU makes the socket, and waits at its start until a server connects
+	Queues    int  // 0: 1
+	QueueSize int  // 0: QEMU's default, 128
 }
+
+// redial is how long QEMU waits before it connects again, in seconds.
+const redial = 1
 
 // diskProperties are those of QEMU's vhost-user-blk-pci.
 type diskProperties struct {
@@ -49,8 +52,12 @@ func (vm *VM) diskArguments(d VhostUserBlk) []string {
 	if err != nil {
 		vm.t.Fatal("vmtest: ", err)
 	}
+	role := fmt.Sprintf("reconnect=%d", redial)
+	if d.Listen {
+		role = "server=on,wait=off" // the device waits
+	}
 	return []string{
-		"-chardev", fmt.Sprintf("socket,id=%s,path=%s,reconnect=1", p.Chardev, d.Socket),
+		"-chardev", fmt.Sprintf("socket,id=%s,path=%s,%s", p.Chardev, d.Socket, role),
 		"-device", string(device),
 	}
 }
@@ -60,12 +67,16 @@ func (vm *VM) diskArguments(d VhostUserBlk) []string {
 func (vm *VM) AddDisk(d VhostUserBlk) (id string) {
 	vm.t.Helper()
 	p := vm.plug(d)
-	vm.QMP("chardev-add", map[string]any{"id": p.Chardev, "backend": map[string]any{
-		"type": "socket", "data": map[string]any{
-			"addr":   map[string]any{"type": "unix", "data": map[string]any{"path": d.Socket}},
-			"server": false, "reconnect": 1,
-		},
-	}})
+	socket := map[string]any{
+		"addr":   map[string]any{"type": "unix", "data": map[string]any{"path": d.Socket}},
+		"server": d.Listen,
+	}
+	if d.Listen {
+		socket["wait"] = false
+	} else {
+		socket["reconnect"] = redial
+	}
+	vm.QMP("chardev-add", map[string]any{"id": p.Chardev, "backend": map[string]any{"type": "socket", "data": socket}})
 	vm.QMP("device_add", p)
 	return p.ID
 }

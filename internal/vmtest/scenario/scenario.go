@@ -10,6 +10,7 @@ import (
 // Disk is a disk that somebody serves over vhost-user.
 type Disk struct {
 	Socket  string
+	Dials   bool   // the server connects to the socket, which the VM makes
 	Size    int64  // bytes
 	Serial  string // what GET_ID answers
 	Queues  int    // that the server allows; at least 2
@@ -46,7 +47,7 @@ func All(t *testing.T, serve Serve) {
 
 // attach says how a VM gets a disk.
 func attach(d Disk) vmtest.VhostUserBlk {
-	return vmtest.VhostUserBlk{Socket: d.Socket, Queues: min(queues, d.Queues)}
+	return vmtest.VhostUserBlk{Socket: d.Socket, Listen: d.Dials, Queues: min(queues, d.Queues)}
 }
 
 // step runs a part of a scenario and logs how long it took.
