@@ -103,16 +103,17 @@ func (q *Queue) indirectTable(head uint16, addr uint64, n uint32, flags uint16, 
 //
 //go:noinline
 func (q *Queue) copyTable(head uint16, addr uint64, n uint32) (unsafe.Pointer, uint32, error) {
-	parts, err := q.memory.Append(nil, addr, uint64(n))
-	if err != nil {
+	var err error
+	if q.parts, err = q.memory.Append(q.parts[:0], addr, uint64(n)); err != nil {
 		return nil, 0, q.failChain(head, "indirect table: %v", err)
 	}
-	q.table = q.table[:0]
-	for _, p := range parts {
-		q.table = append(q.table, p...)
+	if q.table == nil {
+		q.table = make([]uint64, q.maxChain*descSize/8)
 	}
-	if !aligned(q.table, 8) {
-		return nil, 0, q.failChain(head, "internal: private table is not aligned")
+	p := unsafe.Pointer(unsafe.SliceData(q.table))
+	at := unsafe.Slice((*byte)(p), len(q.table)*8)
+	for _, part := range q.parts {
+		at = at[copy(at, part):]
 	}
-	return unsafe.Pointer(unsafe.SliceData(q.table)), n / descSize, nil
+	return p, n / descSize, nil
 }

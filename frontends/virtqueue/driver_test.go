@@ -38,9 +38,13 @@ func (q *request) writeLen() (n uint64) {
 // newDriver makes a driver whose ring stands at index start.
 func newDriver(t testing.TB, seed uint64, size, start uint16, eventIdx bool) *driver {
 	rng := rand.New(rand.NewPCG(seed, 7))
-	r := newRig(t, size, eventIdx, rng.IntN(2)*2)
+	return newRig(t, size, eventIdx, rng.IntN(2)*2).driver(rng, start)
+}
+
+// driver makes a driver of a rig.
+func (r *rig) driver(rng *rand.Rand, start uint16) *driver {
 	d := &driver{rig: r, rng: rng, live: map[uint16]*request{}, taken: start}
-	for i := range size {
+	for i := range r.size {
 		d.free = append(d.free, i)
 	}
 	r.setIdx(start)
@@ -193,17 +197,22 @@ func (d *driver) check(c *Chain) uint64 {
 	if !bytes.Equal(read, q.read) || c.ReadLen != uint64(len(read)) {
 		d.t.Fatalf("request %d: read %d bytes (%d) %x, want %x", q.seq, len(read), c.ReadLen, read, q.read)
 	}
-	n := 0
-	for _, p := range c.Write {
-		n += len(p)
-		for i := range p {
-			p[i] = byte(q.seq) | 1
-		}
-	}
+	n := fill(c, q.seq)
 	if uint64(n) != q.writeLen() || c.WriteLen != q.writeLen() {
 		d.t.Fatalf("request %d: room for %d bytes (%d), want %d", q.seq, n, c.WriteLen, q.writeLen())
 	}
 	return q.seq
+}
+
+// fill does what request seq asks, and gives how many bytes that are.
+func fill(c *Chain, seq uint64) (n int) {
+	for _, p := range c.Write {
+		n += len(p)
+		for i := range p {
+			p[i] = byte(seq) | 1
+		}
+	}
+	return n
 }
 
 // reap takes the completions that the used ring shows: each of a request that is

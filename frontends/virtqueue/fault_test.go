@@ -192,7 +192,7 @@ func sleepyDriver(t *testing.T, r *rig, n uint16, kick, call chan bool) {
 			r.avail[ringHeader+availEntry*int(r.idx&7)] = byte(r.idx & 7)
 			r.idx++
 		}
-		r.storeIdx(r.idx)
+		r.setIdx(r.idx)
 		wants := avoid.load()&usedNoNotify == 0
 		if r.eventIdx {
 			wants = r.idx-event.load()-1 < r.idx-was

@@ -84,11 +84,12 @@ type Queue struct {
 	outstanding int
 	err         error
 
-	usedEvent  half    // the driver's: when to interrupt (EVENT_IDX)
-	availFlags half    // the driver's: whether to interrupt (without)
-	availEvent *uint16 // ours: when to kick
-	barrier    uint32  // written to order what is before it and what is after
-	table      []byte  // private copy of an indirect table that is not in one aligned piece
+	usedEvent  half     // the driver's: when to interrupt (EVENT_IDX)
+	availFlags half     // the driver's: whether to interrupt (without)
+	availEvent *uint16  // ours: when to kick
+	barrier    uint32   // written to order what is before it and what is after
+	table      []uint64 // private copy of an indirect table that is not in one aligned piece
+	parts      [][]byte // where that lies
 	index      int
 }
 

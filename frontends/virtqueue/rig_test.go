@@ -138,14 +138,22 @@ func (r *rig) offer(heads ...uint16) {
 	r.setIdx(r.idx)
 }
 
+// setIdx moves the available index as a driver on another core does: after all
+// that was written before.
 func (r *rig) setIdx(v uint16) {
 	r.idx = v
-	binary.LittleEndian.PutUint16(r.avail[2:], v)
+	w := halfAt(ptr(&r.avail[2]))
+	for {
+		old := atomic.LoadUint32(w.word)
+		if atomic.CompareAndSwapUint32(w.word, old, old&^(0xffff<<w.shift)|uint32(v)<<w.shift) {
+			return
+		}
+	}
 }
 
 func (r *rig) setUsedIdx(v uint16) { binary.LittleEndian.PutUint16(r.used[2:], v) }
 
-func (r *rig) usedIdx() uint16   { return binary.LittleEndian.Uint16(r.used[2:]) }
+func (r *rig) usedIdx() uint16   { return UsedIndex(r.used) }
 func (r *rig) usedFlags() uint16 { return binary.LittleEndian.Uint16(r.used) }
 
 func (r *rig) element(i uint16) (id, n uint32) {
@@ -201,15 +209,4 @@ func (r *rig) setRegion(version, descNum, batchHead, usedIdx uint16) {
 	binary.LittleEndian.PutUint16(b[offDescNum:], descNum)
 	binary.LittleEndian.PutUint16(b[offBatchHead:], batchHead)
 	binary.LittleEndian.PutUint16(b[offUsedIdx:], usedIdx)
-}
-
-// storeIdx moves the available index as a driver on another core does.
-func (r *rig) storeIdx(v uint16) {
-	w := halfAt(unsafe.Pointer(&r.avail[2]))
-	for {
-		old := atomic.LoadUint32(w.word)
-		if atomic.CompareAndSwapUint32(w.word, old, old&^(0xffff<<w.shift)|uint32(v)<<w.shift) {
-			return
-		}
-	}
 }
