@@ -11,9 +11,25 @@ import (
 	"blockengine/engine/config"
 )
 
-// howToConnect gives commands for a shell that use an NBD export. at is where
-// it listens.
-func howToConnect(at config.Address, name string) []string {
+// vhostUserClients gives what VMMs want to be told to use a socket. Their guests'
+// memory has to be shared with the engine.
+func vhostUserClients(x config.Export) []string {
+	path, reconnect := x.Socket, ",reconnect=1"
+	if x.Connect != "" {
+		path, reconnect = x.Connect, ",server=on,wait=off"
+	}
+	qemu := fmt.Sprintf("qemu: -object memory-backend-memfd,id=mem0,size=1G,share=on -machine memory-backend=mem0 "+
+		"-chardev socket,id=c0,path=%s%s -device vhost-user-blk-pci,chardev=c0,num-queues=%d", quoteShell(path), reconnect, x.Queues)
+	if x.Connect != "" {
+		return []string{qemu}
+	}
+	return []string{qemu, fmt.Sprintf("cloud-hypervisor: --memory size=1G,shared=on --disk vhost_user=true,socket=%s,num_queues=%d",
+		quoteShell(path), x.Queues)}
+}
+
+// nbdClients gives commands for a shell that use an NBD export. at is where it
+// listens.
+func nbdClients(at config.Address, name string) []string {
 	uri := quoteShell(nbdURI(at, name))
 	return []string{"nbdinfo " + uri, "qemu-img info " + uri, kernelClient(at, name)}
 }

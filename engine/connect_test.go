@@ -23,7 +23,7 @@ func TestHowToConnect(t *testing.T) {
 		{config.Address{Network: "tcp", Addr: "0.0.0.0:1"}, "a/b", "nbdinfo nbd://127.0.0.1:1/a%2Fb\nqemu-img info nbd://127.0.0.1:1/a%2Fb\nnbd-client 127.0.0.1 1 /dev/nbd0 -N a/b"},
 		{config.Address{Network: "tcp", Addr: "[::]:1"}, "ä", "nbdinfo 'nbd://[::1]:1/%C3%A4'\nqemu-img info 'nbd://[::1]:1/%C3%A4'\nnbd-client ::1 1 /dev/nbd0 -N 'ä'"},
 	} {
-		if got := strings.Join(howToConnect(tc.at, tc.name), "\n"); got != tc.want {
+		if got := strings.Join(nbdClients(tc.at, tc.name), "\n"); got != tc.want {
 			t.Errorf("%s %q:\n%s\nwant:\n%s", tc.at, tc.name, got, tc.want)
 		}
 	}

@@ -27,7 +27,7 @@ func (e *engine) drain(ctx context.Context) error {
 	e.log.Debug("drained: volumes whose server is this engine")
 	e.removeExports(ctx, e.exports, &d)
 	e.log.Debug("drained: clients")
-	d.err(e.server.Shutdown(ctx))
+	d.err(e.servers.shutdown(ctx))
 	e.log.Debug("drained: listeners")
 	e.closeDisks(ctx, &d)
 	e.log.Debug("drained: volumes")
@@ -77,7 +77,7 @@ func (e *engine) abandon() {
 	cancel()
 	close(e.quit)
 	e.endOrders(ctx)
-	_ = e.server.Shutdown(ctx)
+	_ = e.servers.shutdown(ctx)
 	for _, d := range e.disks {
 		_ = d.Close(ctx)
 	}
@@ -137,7 +137,7 @@ func (e *engine) removeExports(ctx context.Context, list []*export, d *drained) 
 			continue
 		}
 		all.Go(func() {
-			if err := x.listener.Remove(ctx, x.cfg.Name); err != nil {
+			if err := x.door.close(ctx); err != nil {
 				e.log.Warn("clients were cut", "export", x.cfg.Name, "err", err)
 				d.isBusy(x.disk)
 			}

@@ -19,7 +19,6 @@ import (
 	"blockengine/engine/metrics"
 	"blockengine/engine/pluginhost"
 	"blockengine/engine/reactor"
-	"blockengine/frontends/nbd"
 )
 
 // engine is a plan that is served.
@@ -31,7 +30,7 @@ type engine struct {
 
 	reactors []*reactor.Reactor
 	disks    []*pluginhost.Disk // as the volumes in the configuration
-	server   *nbd.Server
+	servers  servers
 	exports  []*export
 	admin    *admin.Server
 	http     *http.Server
@@ -61,7 +60,7 @@ func start(ctx context.Context, p *plan, stdout io.Writer, log *slog.Logger) (*e
 		e.stopReactors()
 		return nil, err
 	}
-	e.server = nbd.NewServer(nbd.Options{Reactors: e.reactors, Log: log})
+	e.servers = newServers(e.reactors, log)
 	err := e.makeDisks()
 	if err == nil {
 		err = e.takeOrders()
@@ -161,36 +160,10 @@ func startAll(disks []*pluginhost.Disk) error {
 // listen makes every socket. The error is config.Problems, with all of those
 // that could not be had since preflight looked at them.
 func (e *engine) listen() error {
-	problems := e.listenNBD()
+	problems := e.listenExports()
 	problems = append(problems, e.listenAdmin()...)
 	problems = append(problems, e.listenHTTP()...)
 	return problems.Err()
-}
-
-func (e *engine) listenNBD() (problems config.Problems) {
-	disks := map[string]*pluginhost.Disk{}
-	for _, d := range e.disks {
-		disks[d.Config.Name] = d
-	}
-	listeners := map[config.Address]*nbd.Listener{}
-	for _, x := range e.cfg.Exports {
-		l, tried := listeners[x.Listen]
-		if !tried {
-			var err error
-			if l, err = e.server.Listen(x.Listen.Network, x.Listen.Addr); err != nil {
-				problems = append(problems, problemOf(e.cfg, x.Place, "listen", x.Listen.String(), listenError(err)))
-			}
-			listeners[x.Listen] = l // nil: reported, not tried again
-		}
-		if l == nil {
-			continue
-		}
-		e.exports = append(e.exports, &export{cfg: x, disk: disks[x.Volume], listener: l})
-		if !x.Listen.Loopback() && !tried {
-			e.log.Warn("exports can be used by everybody who reaches this address", "listen", x.Listen.String())
-		}
-	}
-	return problems
 }
 
 func (e *engine) listenAdmin() config.Problems {

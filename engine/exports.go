@@ -12,7 +12,6 @@ import (
 	"blockengine/engine/config"
 	"blockengine/engine/pluginhost"
 	"blockengine/engine/volume"
-	"blockengine/frontends/nbd"
 )
 
 // How long ready waits for volumes that are being opened: for all of them, and
@@ -25,16 +24,22 @@ const (
 // export is an export of the configuration. It comes up when its volume's disk
 // has been seen, and stays up from then on.
 type export struct {
-	cfg      config.Export
-	disk     *pluginhost.Disk
-	listener *nbd.Listener
-	up       atomic.Bool
-	broken   atomic.Bool // it cannot come up; logged
+	cfg    config.Export
+	disk   *pluginhost.Disk
+	door   door
+	up     atomic.Bool
+	broken atomic.Bool // it cannot come up; logged
 }
 
-// address is where the export listens, with the port that the kernel chose.
+// address is where the export meets its clients, with the port that the kernel
+// chose.
 func (x *export) address() config.Address {
-	network, addr, _ := strings.Cut(x.listener.Addr(), ":")
+	return addressOf(x.door.addr())
+}
+
+// addressOf reads what a frontend calls its address.
+func addressOf(text string) config.Address {
+	network, addr, _ := strings.Cut(text, ":")
 	return config.Address{Network: network, Addr: addr}
 }
 
@@ -97,9 +102,7 @@ func (e *engine) bringUp() {
 		if !seen || !x.pending() {
 			continue
 		}
-		err := x.listener.Add(nbd.Export{Name: x.cfg.Name, Description: x.cfg.Description,
-			Volume: x.disk.Volume, ReadOnly: x.cfg.ReadOnly})
-		if err != nil {
+		if err := x.door.open(x.disk.Volume); err != nil {
 			x.broken.Store(true)
 			e.log.Error("export cannot be served", "export", x.cfg.Name, "err", err)
 			continue
@@ -114,7 +117,7 @@ func (e *engine) announce(x *export, size uint64) {
 	at := x.address()
 	var b strings.Builder
 	fmt.Fprintf(&b, "export %q: volume %q, %s, on %s\n", x.cfg.Name, x.cfg.Volume, config.FormatSize(size), at)
-	for _, line := range howToConnect(at, x.cfg.Name) {
+	for _, line := range x.door.use() {
 		fmt.Fprintf(&b, "    %s\n", line)
 	}
 	e.output <- b.String()

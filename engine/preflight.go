@@ -164,8 +164,11 @@ func checkSockets(cfg *config.Config) config.Problems {
 	try(e.Place, "http", e.HTTP, config.Address{Network: "tcp", Addr: e.HTTP})
 	for i := range cfg.Exports {
 		x := &cfg.Exports[i]
-		if x.Frontend == config.FrontendNBD {
+		switch x.Frontend {
+		case config.FrontendNBD:
 			try(x.Place, "listen", x.Listen.String(), x.Listen)
+		case config.FrontendVhostUser:
+			try(x.Place, "socket", x.Socket, config.Address{Network: "unix", Addr: x.Socket})
 		}
 	}
 	return problems

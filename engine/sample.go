@@ -90,18 +90,13 @@ func (e *engine) collect() metrics.Snapshot {
 
 // collectExports adds what the frontend has counted.
 func (e *engine) collectExports(s *metrics.Snapshot) {
-	type place struct{ listener, name string }
-	st := e.server.Stats()
-	at := make(map[place]int, len(st.Exports))
-	for i := range st.Exports {
-		at[place{st.Exports[i].Listener, st.Exports[i].Name}] = i
-	}
-	s.Listeners = len(st.Listeners)
+	seen := e.servers.stats()
+	s.Listeners = seen.listeners
 	for _, x := range e.exports {
 		m := metrics.Export{Name: x.cfg.Name, Volume: x.cfg.Volume, Frontend: string(x.cfg.Frontend),
 			Listen: x.address().String(), Up: x.up.Load()}
-		if i, ok := at[place{x.listener.Addr(), x.cfg.Name}]; ok {
-			m.Connections, m.Stats = st.Exports[i].Connections, &st.Exports[i].Requests
+		if c, ok := seen.exports[place{x.door.addr(), x.cfg.Name}]; ok {
+			m.Connections, m.Stats = c.connections, c.requests
 		}
 		s.Exports = append(s.Exports, m)
 	}

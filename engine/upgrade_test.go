@@ -236,7 +236,7 @@ func TestSavedModuleIsPinned(t *testing.T) {
 	for _, command := range []string{"check", "run"} {
 		got := s.do(command)
 		if got.status != exitWrong || !strings.HasPrefix(got.stderr, file+":6: ") ||
-			!strings.Contains(got.stderr, "pins ") || !strings.HasSuffix(got.stderr, "remove "+file+
+			!strings.Contains(got.stderr, "is wanted") || !strings.HasSuffix(got.stderr, "remove "+file+
 			", and the configuration's own plugin is loaded; engine plugin upgrade --save writes it anew\n") {
 			t.Errorf("%s: %+v", command, got)
 		}

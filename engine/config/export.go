@@ -9,7 +9,7 @@ import (
 // Frontend is how an export is served.
 type Frontend string
 
-// The frontends. All but nbd are known and refused in this version.
+// The frontends. ublk is known and refused in this version.
 const (
 	FrontendNBD       Frontend = "nbd"
 	FrontendVhostUser Frontend = "vhost-user-blk"
@@ -25,7 +25,9 @@ type Export struct {
 	Frontend    Frontend
 	ReadOnly    bool    // the export is, or its volume
 	Listen      Address // nbd; exports with the same address share a server
-	Socket      string  // vhost-user-blk; absolute path
+	Socket      string  // vhost-user-blk: where VMMs connect; absolute path
+	Connect     string  // vhost-user-blk: where a VMM listens, instead; absolute path
+	Serial      string  // vhost-user-blk: the disk's serial number in the guest; the name if not set
 	Queues      int     // vhost-user-blk and ublk
 }
 
@@ -34,6 +36,8 @@ const (
 	// MaxNBDString is the most bytes of a string in the NBD protocol.
 	MaxNBDString = 4096
 	MaxQueues    = 256
+	// MaxSerial is the most bytes of a virtio disk's serial number.
+	MaxSerial = 20
 )
 
 func (r *reader) export(s *section) Export {
@@ -44,10 +48,12 @@ func (r *reader) export(s *section) Export {
 	e.Place = s.Place
 	e.Description = s.text("description")
 	e.Volume = s.text("volume")
-	e.Frontend = choice(s, "frontend", "", []Frontend{FrontendNBD}, FrontendVhostUser, FrontendUblk)
+	e.Frontend = choice(s, "frontend", "", []Frontend{FrontendNBD, FrontendVhostUser}, FrontendUblk)
 	e.ReadOnly = s.boolean("read_only")
 	e.Listen = s.address("listen")
 	e.Socket = parsed(s, "socket", "", "a path", "put it in quotes", r.exportSocket)
+	e.Connect = parsed(s, "connect", "", "a path", "put it in quotes", r.exportSocket)
+	e.Serial = s.text("serial")
 	e.Queues = s.integer("queues", 1, 1, MaxQueues)
 	s.finish()
 	r.checkExportName(s, e)
@@ -95,6 +101,8 @@ var frontendKeys = map[string][]Frontend{
 	"listen":      {FrontendNBD},
 	"description": {FrontendNBD},
 	"socket":      {FrontendVhostUser},
+	"connect":     {FrontendVhostUser},
+	"serial":      {FrontendVhostUser},
 	"queues":      {FrontendVhostUser, FrontendUblk},
 }
 
@@ -106,8 +114,8 @@ func (r *reader) checkFrontend(s *section, e Export) {
 		return
 	case e.Frontend == "":
 		return // already reported
-	case e.Frontend != FrontendNBD:
-		s.bad("frontend", quote(string(e.Frontend))+" is not in this version", `write "nbd"`)
+	case e.Frontend == FrontendUblk:
+		s.bad("frontend", quote(string(e.Frontend))+" is not in this version", `write "nbd" or "vhost-user-blk"`)
 	}
 	for _, key := range s.inOrder() {
 		fits, special := frontendKeys[key]
@@ -118,8 +126,20 @@ func (r *reader) checkFrontend(s *section, e Export) {
 	if e.Frontend == FrontendNBD && !s.has("listen") {
 		s.lacks("listen", `say where clients connect, as in listen = "tcp:127.0.0.1:10809" or "unix:PATH"`)
 	}
-	if e.Frontend == FrontendVhostUser && !s.has("socket") {
-		s.lacks("socket", `say where the VMM connects, as in socket = "run/vm1.sock"`)
+	if e.Frontend == FrontendVhostUser {
+		checkVhostUser(s, e)
+	}
+}
+
+func checkVhostUser(s *section, e Export) {
+	switch {
+	case !s.has("socket") && !s.has("connect"):
+		s.lacks("socket", `say where the VMM connects, as in socket = "run/vm1.sock", or with connect where it listens`)
+	case s.has("socket") && s.has("connect"):
+		s.bad("connect", "and socket both say where the VMM is met", "keep socket if the VMM connects, connect if it listens")
+	}
+	if len(e.Serial) > MaxSerial || strings.ContainsRune(e.Serial, 0) {
+		s.bad("serial", fmt.Sprintf("has %d bytes, or holds a NUL byte", len(e.Serial)), fmt.Sprintf("use at most %d bytes", MaxSerial))
 	}
 }
 

@@ -71,7 +71,8 @@ func checkServable(t *testing.T, cfg *Config) {
 		volumes[v.Name] = true
 	}
 	for _, e := range cfg.Exports {
-		if !volumes[e.Volume] || e.Frontend != FrontendNBD || e.Listen.Addr == "" || e.Line == 0 {
+		met := map[Frontend]bool{FrontendNBD: e.Listen.Addr != "", FrontendVhostUser: (e.Socket == "") != (e.Connect == "")}
+		if !volumes[e.Volume] || !met[e.Frontend] || len(e.Serial) > MaxSerial || e.Line == 0 {
 			t.Errorf("export %+v", e)
 		}
 	}
