@@ -6,13 +6,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
-	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
-	"unsafe"
 
 	"blockengine/engine/sys"
 )
@@ -106,113 +102,4 @@ func vanishingRig(t *testing.T) (*rig, *os.File) {
 	r.set(0, desc{r.buffer(0), 1, 0, 0})
 	r.set(1, desc{r.buffer(1), 1, 0, 0})
 	return r, f
-}
-
-// anonymous memory is not the Go heap's: the race detector leaves it alone, as
-// it must, because the other side is no goroutine of ours.
-func anonymous(t *testing.T) func(n int) []byte {
-	return func(n int) []byte {
-		b, err := syscall.Mmap(-1, 0, n, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_SHARED)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = syscall.Munmap(b) })
-		return b
-	}
-}
-
-// TestNoWakeupIsLost runs both sides at once, each asleep whenever the rules
-// allow it: a kick or an interrupt that is missing shows as a standstill.
-func TestNoWakeupIsLost(t *testing.T) {
-	n := uint16(20000)
-	if testing.Short() {
-		n = 2000
-	}
-	for _, eventIdx := range []bool{false, true} {
-		r := newRigOn(t, 8, eventIdx, 2, anonymous(t))
-		for i := range uint16(8) {
-			r.set(i, desc{r.buffer(i), 1, 0, 0})
-		}
-		kick, call, stop := make(chan bool, 1), make(chan bool, 1), make(chan bool)
-		q := r.queueOf(r.tracked())
-		ended := make(chan error, 1)
-		go func() { ended <- sleepyDevice(q, kick, call, stop) }()
-		sleepyDriver(t, r, n, kick, call)
-		close(stop)
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-func signal(c chan bool) {
-	select {
-	case c <- true:
-	default:
-	}
-}
-
-func sleepyDevice(q *Queue, kick, call, stop chan bool) error {
-	chains := make([]Chain, 3)
-	for {
-		n, err := q.Pop(chains)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			if q.Arm() {
-				continue
-			}
-			select {
-			case <-kick:
-			case <-stop:
-				return nil
-			}
-			q.Suppress()
-			continue
-		}
-		for i := range chains[:n] {
-			q.Push(chains[i].Head, 0)
-		}
-		if q.Publish() {
-			signal(call)
-		}
-	}
-}
-
-// sleepyDriver keeps up to 4 chains out until n have come back.
-func sleepyDriver(t *testing.T, r *rig, n uint16, kick, call chan bool) {
-	usedIdx, avoid := halfAt(unsafe.Pointer(&r.used[2])), halfAt(unsafe.Pointer(&r.used[0]))
-	event := halfAt(unsafe.Pointer(&r.used[ringHeader+usedEntry*int(r.size)]))
-	var back uint16
-	var fence uint32
-	for back != n {
-		was := r.idx
-		for r.idx-back < 4 && r.idx != n {
-			r.avail[ringHeader+availEntry*int(r.idx&7)] = byte(r.idx & 7)
-			r.idx++
-		}
-		r.setIdx(r.idx)
-		wants := avoid.load()&usedNoNotify == 0
-		if r.eventIdx {
-			wants = r.idx-event.load()-1 < r.idx-was
-		}
-		if wants && r.idx != was {
-			signal(kick)
-		}
-		for usedIdx.load() == back {
-			r.setUsedEvent(back)
-			atomic.AddUint32(&fence, 1)
-			if usedIdx.load() != back {
-				break
-			}
-			select {
-			case <-call:
-			case <-time.After(20 * time.Second):
-				t.Fatalf("nothing moves: %d offered, %d back", r.idx, back)
-			}
-		}
-		back = usedIdx.load()
-		runtime.Gosched()
-	}
 }
