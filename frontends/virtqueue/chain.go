@@ -9,8 +9,12 @@ import (
 // read reads the chain at head into c. Each descriptor is read once, as two
 // words of 8 bytes, and only the private copy is looked at (virtio 1.2, 2.7.5).
 // A buffer of length zero is legal; it adds no piece, wherever it points.
+//
+// A chain has at most as many pieces as MaxChain and memory has regions: buffers
+// that do not overlap go over each edge once. The memory for them stays with the
+// head, so that this bounds what a guest can make a queue keep.
 func (q *Queue) read(c *Chain, head uint16) error {
-	pieces, readable, count := q.pieces[head][:0], 0, 0
+	pieces, readable, count, edges := q.pieces[head][:0], 0, 0, 0
 	table, entries, inTable := q.desc, uint32(q.size), false
 	near := q.near
 	var readLen, writeLen uint64
@@ -33,12 +37,15 @@ func (q *Queue) read(c *Chain, head uint16) error {
 		if off := addr - near.start; off < near.size && n <= near.size-off && n != 0 {
 			pieces = append(pieces, unsafe.Slice((*byte)(unsafe.Add(near.host, uintptr(off))), int(n)))
 		} else if n != 0 {
+			was := len(pieces)
 			var err error
-			if pieces, err = q.memory.Append(pieces, addr, n); err != nil {
-				return q.failChain(head, "%v", err)
+			if pieces, err = q.addFar(head, pieces, addr, n); err != nil {
+				return err
 			}
-			near = q.memory.find(addr)
-			q.near = near
+			near = q.near
+			if edges += len(pieces) - was - 1; edges > len(q.memory.spans) {
+				return q.failChain(head, "its buffers go over more edges of memory regions than there are")
+			}
 		}
 		if wrote = flags & descWrite; wrote != 0 {
 			writeLen += n
@@ -57,6 +64,19 @@ func (q *Queue) read(c *Chain, head uint16) error {
 	c.Head, c.ReadLen, c.WriteLen = head, readLen, writeLen
 	c.Read, c.Write = pieces[:readable:readable], pieces[readable:len(pieces):len(pieces)]
 	return nil
+}
+
+// addFar adds the pieces of a buffer that is not where the last one was, or that
+// goes over more than one region.
+//
+//go:noinline
+func (q *Queue) addFar(head uint16, pieces [][]byte, addr, n uint64) ([][]byte, error) {
+	pieces, err := q.memory.Append(pieces, addr, n)
+	if err != nil {
+		return pieces, q.failChain(head, "%v", err)
+	}
+	q.near = q.memory.find(addr)
+	return pieces, nil
 }
 
 // badOrder fails a chain that is too long, or has a buffer to read from after

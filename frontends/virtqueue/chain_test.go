@@ -186,6 +186,38 @@ func TestIndirectNotNegotiated(t *testing.T) {
 	}
 }
 
+// TestEdges: a chain cannot have more pieces than buffers and edges to go over.
+func TestEdges(t *testing.T) {
+	r := newRig(t, 16, false, 0)
+	var regions []Region
+	for i := range 10 {
+		regions = append(regions, Region{r.extra + uint64(i), r.at(r.extra+uint64(i), 1)})
+	}
+	m, err := NewMemory(regions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		each []uint32 // length of each buffer
+		ok   bool
+	}{{[]uint32{10}, true}, {[]uint32{6, 6}, true}, {[]uint32{6, 7}, false}, {[]uint32{10, 10, 10}, false}} {
+		cfg := r.config()
+		cfg.Memory = m
+		cfg.LastAvail = r.idx
+		q := r.queueOf(cfg)
+		for i, n := range c.each {
+			r.set(uint16(i), desc{r.extra, n, descNext, uint16(i + 1)})
+		}
+		r.set(uint16(len(c.each)), desc{r.extra, 1, 0, 0})
+		r.offer(0)
+		got := make([]Chain, 1)
+		n, err := q.Pop(got)
+		if c.ok && (n != 1 || len(got[0].Read) > 1+len(c.each)+len(regions)) || c.ok != (err == nil) {
+			t.Errorf("%v: %d chains, error %v", c.each, n, err)
+		}
+	}
+}
+
 // TestMaxChain: Linux fills tables up to the segment limit, whatever the size of
 // the queue.
 func TestMaxChain(t *testing.T) {

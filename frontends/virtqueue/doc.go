@@ -26,6 +26,7 @@
 // let go.
 //
 // A Queue allocates nothing for a request, once chains of their length have been
-// seen. The format of the ring stays behind Queue's methods, so that packed
-// rings can follow.
+// seen; it keeps memory for at most size × (MaxChain + regions) pieces. The
+// format of the ring stays behind Queue's methods, so that packed rings can
+// follow.
 package virtqueue

@@ -31,7 +31,7 @@ func (r *rig) judge(c *Chain, maxChain, regions int) {
 			sum[k] += uint64(len(p))
 		}
 	}
-	if sum != [2]uint64{c.ReadLen, c.WriteLen} || len(c.Read)+len(c.Write) > maxChain*regions || c.Head >= r.size {
+	if sum != [2]uint64{c.ReadLen, c.WriteLen} || len(c.Read)+len(c.Write) > maxChain+regions || c.Head >= r.size {
 		r.t.Fatalf("chain %d: %d and %d bytes in %d and %d pieces, said to be %d and %d",
 			c.Head, sum[0], sum[1], len(c.Read), len(c.Write), c.ReadLen, c.WriteLen)
 	}

@@ -65,7 +65,7 @@ func TestKilledBySignal(t *testing.T) {
 		}
 	}
 	t.Logf("%d requests; %d of %d lives ended with requests under way", d.seq, pending, lives)
-	if pending == 0 {
+	if pending == 0 && !testing.Short() {
 		t.Error("no life was cut short")
 	}
 	d.lastLife(f.Name())
