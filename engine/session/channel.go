@@ -81,6 +81,9 @@ func (c *channel) Submit(batch []*volume.IO) {
 	deadline := c.r.Now() + int64(c.s.opt.Timeout)
 	for _, io := range batch {
 		io.Lower = volume.LowerState{Deadline: deadline}
+		if io.Again && io.Op.Modifies() {
+			c.s.owe(io)
+		}
 		io.Lower.Place.Of(io)
 		c.enqueue(io)
 	}

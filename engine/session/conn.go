@@ -229,6 +229,7 @@ func (cn *conn) goOnline() {
 	s.mu.Unlock()
 	s.opt.Volume.SetState(volume.Online, "")
 	cn.log.Info("connected", "address", cn.addr.String(), "connection", cn.number, "size", cn.info.Size)
+	s.fencedBy(cn)
 	if cn.fence == abi.FenceReinstate {
 		for old := range c.old {
 			old.fenced("the session was reinstated")

@@ -131,12 +131,20 @@ func (c *client) Completed(batch []*volume.IO) {
 }
 
 func (c *client) start(op block.Op, flags block.Flags, off, n uint64, data ...[]byte) *call {
+	return c.submit(c.make(op, flags, off, n, data...))
+}
+
+func (c *client) make(op block.Op, flags block.Flags, off, n uint64, data ...[]byte) *call {
 	k := &call{done: make(chan struct{})}
 	k.Op, k.Flags, k.Offset, k.Length, k.Data = op, flags, off, n, data
 	if op == block.OpBlockStatus {
 		k.Extents = make([]block.Extent, 0, 64)
 	}
 	remember(k)
+	return k
+}
+
+func (c *client) submit(k *call) *call {
 	c.r.Post(reactor.MailFunc(func() { c.q.Submit([]*volume.IO{&k.IO}) }))
 	return k
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"blockengine/engine/reactor"
+	"blockengine/engine/sys"
 	"blockengine/engine/transport"
 	"blockengine/engine/volume"
 	"blockengine/sdk/block"
@@ -73,12 +74,16 @@ type Session struct {
 	log      *slog.Logger
 	gen      atomic.Pointer[Generation] // of the connections that are made from now on
 	fences   fenceTable
+	opened   int64 // ns
 	counters counters
 	channels []atomic.Pointer[channel] // by reactor
 	stopped  atomic.Bool
-	home     atomic.Pointer[reactor.Reactor] // set with the first limits
-	online   atomic.Int32                    // connections that are
-	trial    atomic.Pointer[trial]           // that waits for a verdict, or nil
+	// What an earlier process has left in flight; see owe.
+	paying, reinstated atomic.Bool
+	owedTimer          reactor.Timer
+	home               atomic.Pointer[reactor.Reactor] // set with the first limits
+	online             atomic.Int32                    // connections that are
+	trial              atomic.Pointer[trial]           // that waits for a verdict, or nil
 
 	// mu guards what follows, and the connections and session data of
 	// generations. It is held for short copies only, on reactors too, and
@@ -99,7 +104,7 @@ func Open(o Options) (*Session, error) {
 		return nil, fmt.Errorf("volume %q: no [[volume.path]] says where its server is", o.Volume.Name())
 	}
 	s := &Session{
-		opt: o, log: o.Log.With("volume", o.Volume.Name()),
+		opt: o, log: o.Log.With("volume", o.Volume.Name()), opened: sys.Nanotime(),
 		channels: make([]atomic.Pointer[channel], len(o.Reactors)),
 	}
 	s.gen.Store(o.Generation)

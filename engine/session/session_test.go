@@ -343,3 +343,42 @@ func TestFlushVisitsEveryConnection(t *testing.T) {
 		t.Fatalf("flush over A after B's writes became unknown: %v", st)
 	}
 }
+
+// Rule 1 over the death of an engine: what it had in flight is sent again at
+// once, and what overlaps that waits for the fence, because the server may still
+// hold the dead engine's copy.
+func TestWritesOfADeadEngine(t *testing.T) {
+	s := nbdtest.StartServer(t, nbdtest.ServerOptions{BadClients: true})
+	held := s.HoldWrites(nbdtest.Op(nbdtest.CmdWrite), 1, false, nbdtest.FIN)
+	dead := nbdtest.Connect(t, s.Network(), s.Addr(), nbdtest.Options{})
+	a := bytes.Repeat([]byte{'A'}, 4096)
+	if _, err := dead.Send(nbdtest.Request{Op: nbdtest.CmdWrite, Offset: 0, Data: a}); err != nil {
+		t.Fatal(err)
+	}
+	held.Wait(t, 1)
+	dead.Close()
+
+	r := newRig(t, rigOptions{network: s.Network(), addr: s.Addr(), fence: 1500 * time.Millisecond, timeout: time.Second})
+	c := r.open(0)
+	again := c.make(block.OpWrite, 0, 0, 4096, a)
+	again.Again = true
+	if st := c.submit(again).wait(t); st != block.OK {
+		t.Fatal(st)
+	}
+	b := c.start(block.OpWrite, 0, 2048, 4096, bytes.Repeat([]byte{'B'}, 4096))
+	c.write(1<<20, random(4096, 1)) // others do not wait
+	if got := c.read(0, 4096); !bytes.Equal(got, a) {
+		t.Fatal("what was sent again is not there")
+	}
+	if b.isDone() {
+		t.Fatal("B went on before the fence")
+	}
+	held.Release() // the dead engine's copy lands
+	if st := b.wait(t); st != block.OK {
+		t.Fatal(st)
+	}
+	want := append(bytes.Repeat([]byte{'A'}, 2048), bytes.Repeat([]byte{'B'}, 4096)...)
+	if !bytes.Equal(c.read(0, 8192)[:6144], want) {
+		t.Fatal("the dead engine's copy of A has come over B")
+	}
+}

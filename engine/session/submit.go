@@ -56,7 +56,10 @@ func (cn *conn) offerBatch(from *list) int {
 	at := 0
 	for io := from.first(); io != nil && len(cn.offered) < room; io = from.first() {
 		from.remove(io)
-		if c.s.fences.blocks(io) {
+		if wait, until := c.s.fences.blocks(io); wait {
+			if until > 0 { // it is no fault of the server's, nor of the guest's
+				io.Lower.Deadline = max(io.Lower.Deadline, until+int64(c.s.opt.Timeout))
+			}
 			c.parked.pushBack(io)
 			continue
 		}

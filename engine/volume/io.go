@@ -14,6 +14,9 @@ import (
 type IO struct {
 	block.Request
 	Tag uint64 // the frontend's
+	// Again says that an earlier process had this request and died: what has
+	// become of it there is unknown. See DESIGN chapter 2, rule 1.
+	Again bool
 
 	// Lower belongs to the layer below the volume while it has the IO.
 	Lower LowerState

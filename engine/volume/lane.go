@@ -151,6 +151,7 @@ func (l *lane) part(parent *IO, op block.Op) *IO {
 	p.lane, p.parent, p.queue, p.plan, p.next = l, parent, nil, nil, nil
 	p.stage, p.errs, p.start = stageWhole, block.OK, parent.start
 	p.Request = block.Request{Op: op, Owner: p}
+	p.Again = parent.Again
 	return p
 }
 
