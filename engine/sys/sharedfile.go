@@ -52,7 +52,8 @@ func SealedMemfd(name string, size int64) (int, error) {
 }
 
 // AdoptEventfd checks that a descriptor which a stranger has passed is an event
-// counter, and makes it non-blocking: so it cannot hold up whoever writes to it.
+// counter, and makes it non-blocking: so it does not hold up whoever writes to
+// it. (The stranger shares that flag and could take it back.)
 func AdoptEventfd(fd int) error {
 	what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
@@ -62,4 +63,14 @@ func AdoptEventfd(fd int) error {
 		return fmt.Errorf("descriptor %d is %q, not an eventfd", fd, what)
 	}
 	return SetNonblock(fd)
+}
+
+// DrainEventfd resets a counter that a stranger shares. It may block if the
+// stranger wants that, so it is not for a reactor.
+func DrainEventfd(fd int) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(p, 0); err == nil && n > 0 {
+		var b [8]byte
+		_, _ = unix.Read(fd, b[:])
+	}
 }

@@ -70,6 +70,17 @@ func TestAdoptEventfd(t *testing.T) {
 	if _, e := RawRead(fd, b[:]); e != EAGAIN {
 		t.Errorf("reading an empty counter: %v", e)
 	}
+	for range 2 { // the second time there is nothing to drain
+		DrainEventfd(fd)
+		if _, e := RawRead(fd, b[:]); e != EAGAIN {
+			t.Errorf("reading a drained counter: %v", e)
+		}
+	}
+	EventfdSignal(fd)
+	DrainEventfd(fd)
+	if _, e := RawRead(fd, b[:]); e != EAGAIN {
+		t.Errorf("reading a counter that was drained: %v", e)
+	}
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	if err != nil {
 		t.Fatal(err)
