@@ -108,6 +108,8 @@ func (m *message) checkHeader() (form, error) {
 		return f, broken("message type %d (flags %#x, %d bytes): none that is offered", m.request, m.flags, m.size)
 	case m.flags&flagVersionMask != flagVersion:
 		return f, broken("%s: version %d, there is only 1", f.name, m.flags&flagVersionMask)
+	case m.flags&^(flagVersionMask|flagReply|flagNeedReply) != 0:
+		return f, broken("%s: flags %#x, of which some mean nothing", f.name, m.flags)
 	case m.flags&flagReply != 0:
 		return f, broken("%s: a reply to what was not asked", f.name)
 	case m.size < f.least || m.size > f.most:

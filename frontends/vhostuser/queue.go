@@ -44,6 +44,7 @@ type queue struct {
 	trips chan<- error // where failures are reported
 
 	recovered int // requests of a connection before, that are submitted again
+	stale     int // of them, those that are still to be taken; they come first
 
 	reqs   []request // by head
 	chains []virtqueue.Chain
@@ -89,6 +90,7 @@ func newQueue(x *export, cfg virtqueue.Config, rules virtioblk.Rules, kick, call
 		return nil, err
 	}
 	q.recovered = q.vq.Resubmitted()
+	q.stale = q.recovered
 	q.reqs = make([]request, cfg.Size)
 	for i := range q.reqs {
 		q.reqs[i].io.Tag = uint64(i)
@@ -189,8 +191,9 @@ func (q *queue) wake() {
 	q.w.r.Defer(&q.ending)
 }
 
-// Ready is called when the front-end has kicked. The counter is not read: every
-// kick is an event, and one that is never read cannot be made to block.
+// Ready is called when the front-end has kicked. The counter is not read here:
+// every kick is an event though nobody reads it, and a read could be made to
+// block. It is reset when the ring has stopped.
 func (q *queue) Ready(uint32) {
 	q.tally.kicks++
 	if q.phase == running && !q.paused {

@@ -1,6 +1,8 @@
 package vhostuser
 
 import (
+	"fmt"
+
 	"blockengine/engine/sys"
 	"blockengine/engine/volume"
 	"blockengine/frontends/virtqueue"
@@ -47,11 +49,20 @@ func (q *queue) fetch() {
 	}
 }
 
+// errNoStatus says that a chain has no byte for its answer.
+var errNoStatus = fmt.Errorf("%w: a request without a place for its status", virtqueue.ErrRing)
+
 // begin makes a request of a chain, and finishes it if it needs no volume.
 func (q *queue) begin(c *virtqueue.Chain) {
 	r := &q.reqs[c.Head]
+	r.io.Again = q.stale > 0 // its fence is owed (DESIGN chapter 2, rule 1)
+	q.stale = max(q.stale-1, 0)
 	if r.blk.Begin(&q.rules, c.Read, c.Write, c.ReadLen, c.WriteLen, &r.io.Request) {
 		q.batch = append(q.batch, &r.io)
+		return
+	}
+	if !r.blk.Answerable() {
+		q.broke = errNoStatus
 		return
 	}
 	q.vq.Push(c.Head, r.blk.Finish())

@@ -44,7 +44,7 @@ func (r *Request) Begin(rules *Rules, read, write [][]byte, readLen, writeLen ui
 	r.written = uint32(min(writeLen, 1<<32-1))
 	r.status, write = splitStatus(write)
 	if len(r.status) == 0 || readLen < headerSize {
-		return false // malformed: no place for an answer, or no question
+		return false // malformed: no place for an answer, see Answerable, or no question
 	}
 	var h [headerSize]byte
 	read = take(read, h[:])
@@ -148,6 +148,11 @@ func (r *Request) Next(b *block.Request) bool {
 	r.result = StatusOf(b.Status)
 	return r.result == StatusOK && r.next < r.count && r.nextRange(b)
 }
+
+// Answerable tells whether the chain has a place for the status. One that has not
+// is no request: the driver would take whatever is there for its answer. Nothing
+// can be done then but to end the ring (virtio 1.2, 5.2.6).
+func (r *Request) Answerable() bool { return len(r.status) > 0 }
 
 // Fail ends a request that cannot be carried out.
 func (r *Request) Fail() { r.result = StatusIOErr }

@@ -140,7 +140,7 @@ func TestRequests(t *testing.T) {
 				if fmt.Sprint(calls) != fmt.Sprint(c.calls) {
 					t.Fatalf("asked for %v, want %v", calls, c.calls)
 				}
-				if written != uint32(c.write) {
+				if len(out) != c.write || written != uint32(c.write) {
 					t.Fatalf("wrote %d bytes, want %d", written, c.write)
 				}
 				if c.write > 0 && Status(out[len(out)-1]) != c.end {
@@ -188,6 +188,18 @@ func TestStatusOf(t *testing.T) {
 		if got := StatusOf(st); got != want {
 			t.Errorf("%v: %d, want %d", st, got, want)
 		}
+	}
+}
+
+func TestAnswerable(t *testing.T) {
+	var r Request
+	var b block.Request
+	for room, want := range map[string]bool{"": false, "x": true, "xxxx": true} {
+		r.Begin(&rules, [][]byte{header(4, 0)}, [][]byte{{}, []byte(room), {}}, 16, uint64(len(room)), &b)
+		if r.Answerable() != want {
+			t.Errorf("%d bytes: %v", len(room), !want)
+		}
+		r.Finish()
 	}
 }
 
