@@ -152,6 +152,23 @@ func TestLostCache(t *testing.T) {
 	}
 }
 
+// TestLostCacheAtTheLastReply: the reply to a write is the last that comes over a
+// connection, and its end is there at the same time.
+func TestLostCacheAtTheLastReply(t *testing.T) {
+	t.Parallel()
+	s, d, e := cached(t, nbdtest.DefaultFlags, "error")
+	c := e.dial("disk", nbdtest.Options{})
+	for i := range uint64(10) {
+		s.AddRule(nbdtest.Rule{Match: nbdtest.Op(nbdtest.CmdWrite), Times: 1,
+			Fault: nbdtest.Fault{Cut: true, CutAfter: 1 << 10, CutHow: nbdtest.FIN}})
+		must(t, c.Write(0, random(4096, i), 0))
+		e.waitVolume("disk", "back", func(v admin.Volume) bool { return v.State == "online" && v.Session.Losses > i })
+		d.Crash()
+		wantErrno(t, c.Flush(), nbdtest.EIO)
+		must(t, c.Flush())
+	}
+}
+
 // TestTerminateFlushes: SIGTERM leaves nothing in the server's cache.
 func TestTerminateFlushes(t *testing.T) {
 	t.Parallel()

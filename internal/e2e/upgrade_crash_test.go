@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"maps"
 	"math/rand/v2"
 	"sync"
@@ -25,6 +26,9 @@ func TestFlushUnderUpgradesAndCrashes(t *testing.T) {
 			defer f.end()
 			c := &chaos{t: t, e: e, s: s}
 			every(100*time.Millisecond, loadTime(4*time.Second), func(n int) {
+				if t.Failed() {
+					return // the end of the log is about what has failed
+				}
 				ordered := make(chan struct{})
 				go func() {
 					defer close(ordered)
@@ -91,7 +95,7 @@ func (f *flushers) round(c *nbdtest.Client, region uint64, stable map[uint64][]b
 	written := map[uint64][]byte{}
 	for range 1 + rand.IntN(12) {
 		at := region + uint64(rand.IntN(64))*writerBlock
-		data := random(writerBlock, uint64(f.writes.Add(1)))
+		data := numbered(f.writes.Add(1))
 		delete(stable, at) // it may be the old one or the new one until the flush
 		if err := c.Write(at, data, 0); err != nil {
 			f.t.Errorf("write: %v", err)
@@ -113,9 +117,17 @@ func (f *flushers) round(c *nbdtest.Client, region uint64, stable map[uint64][]b
 	got := make([]byte, writerBlock)
 	for at, want := range stable {
 		if f.disk.ReadStable(got, at); !bytes.Equal(got, want) {
-			f.t.Errorf("the block at %d was flushed and is not stable", at)
+			f.t.Errorf("%s: write %d of the block at %d was flushed and is not stable, there is write %d; the last flush: %v",
+				time.Now().UTC().Format(time.StampMicro), numberOf(want), at, numberOf(got), err)
 			return false
 		}
 	}
 	return true
 }
+
+// numbered makes a block that tells the number of its write.
+func numbered(n int64) []byte {
+	return bytes.Repeat(binary.BigEndian.AppendUint64(nil, uint64(n)), writerBlock/8)
+}
+
+func numberOf(block []byte) uint64 { return binary.BigEndian.Uint64(block) }
