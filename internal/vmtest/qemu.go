@@ -23,9 +23,11 @@ const firstSlot = 0x10
 // kernelArguments: the console shows warnings and worse, a panic ends QEMU. A
 // busy host lets CPUs stand still, so the kernel neither complains of that nor
 // counts the timer's ticks at the start, where it would panic for too few. It
-// still complains of tasks that wait for I/O for too long.
+// still complains of tasks that wait for I/O for too long. The other CPUs come
+// from the guest's init: while it boots, the kernel rewrites its own code, and
+// QEMU's threads now and then execute what was there a moment before.
 const kernelArguments = "console=ttyS0 quiet loglevel=5 log_buf_len=1M panic=-1 nokaslr mitigations=off " +
-	"tsc=reliable no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+	"maxcpus=1 tsc=reliable no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 
 // arguments of QEMU: a machine without anything but what is named here.
 func (vm *VM) arguments(img guest.Image) []string {

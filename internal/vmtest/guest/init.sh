@@ -15,6 +15,11 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t debugfs debugfs /sys/kernel/debug
 ip link set lo up
 
+# The kernel was started with one CPU, see kernelArguments.
+for cpu in /sys/devices/system/cpu/cpu*/online; do
+	echo 1 >"$cpu" || echo "$cpu does not come" >>/run/init.failed
+done
+
 # Whatever does not load goes to the agent, which tells the host.
 for word in $(cat /proc/cmdline); do
 	case $word in
