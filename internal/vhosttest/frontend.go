@@ -348,6 +348,20 @@ func (f *Frontend) resume() error {
 	return nil
 }
 
+// Plug adds memory while the disk runs, as hot-plug does, and tells the back-end
+// the way that was negotiated: the region alone, or the whole table again.
+func (f *Frontend) Plug(s Slot) error {
+	if err := f.mem.add(s); err != nil {
+		return fmt.Errorf("vhosttest: plug memory: %w", err)
+	}
+	r := f.mem.regions[len(f.mem.regions)-1]
+	if f.protocol&PConfigureMemSlots == 0 {
+		return f.setMemTable()
+	}
+	f.added = len(f.mem.regions)
+	return f.tell(AddMemReg, r.append(u64s(0)), r.fd)
+}
+
 // Lost is closed when the connection of the moment has ended.
 func (f *Frontend) Lost() <-chan struct{} { return f.conn.Load().Lost() }
 

@@ -160,6 +160,77 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestLossUnderLoad: the device finishes in order and holds nothing over the end
+// of a connection, so the used index is all that the next one needs; with the
+// available index requests are forgotten, and that is found.
+func TestLossUnderLoad(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		p    *Personality
+		lost bool
+	}{{"used index", QEMU(), false}, {"available index", CloudHypervisor(), true}} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDevice(t)
+			d.listen()
+			l, err := StartLoad(testContext(t), LoadOptions{Options: Options{Socket: d.socket, Personality: c.p, Queues: 2, Redial: time.Millisecond},
+				Depth: 16, ReadPercent: 50, Verify: true, Reconnect: true, Run: time.Minute, Timeout: 2 * time.Second})
+			must(t, err)
+			for range 10 {
+				before := l.Progress().Completed
+				ended := waitUntil(func() bool {
+					select {
+					case <-l.Done():
+						return true
+					default:
+						return l.Progress().Completed > before+200
+					}
+				})
+				must(t, ended)
+				d.hangup()
+			}
+			r, err := l.Stop()
+			if c.lost {
+				if !errors.Is(err, ErrHung) || r.Hung == 0 || r.Bad() == nil {
+					t.Fatalf("%d requests hung, %v", r.Hung, err)
+				}
+				return
+			}
+			must(t, err)
+			must(t, r.Bad())
+			if len(r.Outages) < 9 { // the last may not have been noticed
+				t.Errorf("%d outages, want 10", len(r.Outages))
+			}
+		})
+	}
+}
+
+// TestPlug: memory that came later can be used like any other.
+func TestPlug(t *testing.T) {
+	for _, p := range []*Personality{QEMU(), Crosvm()} {
+		t.Run(p.Name, func(t *testing.T) {
+			q := startQSD(t, "driver=null-co,read-zeroes=on,size=1048576", "")
+			f := open(t, Options{Socket: q.socket, Personality: p})
+			must(t, f.Plug(Slot{Guest: 8 << 30, Size: mib, Gap: 4096}))
+			d := f.Driver(0)
+			defer d.Close()
+			a, err := newArea(f.mem, len(f.mem.regions)-1, pageSize)
+			must(t, err)
+			if a.head.Addr < 8<<30 {
+				t.Fatalf("the new region is not used: %#x", a.head.Addr)
+			}
+			a.encode(OpIn, 0, pageSize)
+			a.payload(pageSize)[9] = 9
+			io, err := d.Raw([]Desc{{a.head.Addr, headerLen, DescNext, 1}, {a.body.Addr, pageSize + 1, DescWrite, 0}}, false)
+			must(t, err)
+			must(t, d.Submit())
+			must(t, d.Wait(io))
+			if *a.status(pageSize) != StatusOK || a.payload(pageSize)[9] != 0 {
+				t.Errorf("a read into it: status %d", *a.status(pageSize))
+			}
+		})
+	}
+}
+
 // TestResize: the back-end says that the configuration has changed.
 func TestResize(t *testing.T) {
 	d := newDevice(t)

@@ -79,6 +79,25 @@ func NewMemory(slots []Slot, guestIsUser bool) (*Memory, error) {
 	return m, nil
 }
 
+// add plugs another slot in, with a file of its own; s.File is ignored.
+func (m *Memory) add(s Slot) error {
+	n := len(m.files)
+	for m.files[n] != nil {
+		n++
+	}
+	fd, err := sys.Memfd(fmt.Sprintf("vhosttest-%d", n), int64(s.Gap+s.Size))
+	if err != nil {
+		return err
+	}
+	m.files[n] = &file{fd, s.Gap + s.Size}
+	r := &region{MemRegion: MemRegion{Guest: s.Guest, Size: s.Size, Offset: s.Gap}}
+	if err := r.mapFile(fd, false); err != nil {
+		return err
+	}
+	m.regions = append(m.regions, r)
+	return nil
+}
+
 func (m *Memory) makeFiles() error {
 	for n, f := range m.files {
 		fd, err := sys.Memfd(fmt.Sprintf("vhosttest-%d", n), int64(f.size))
