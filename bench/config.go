@@ -14,7 +14,10 @@ type engineConfig struct {
 
 // volumeConfig is a volume and an export of the same name. The plugin is
 // memory, null, nbd, or nbdwasm: the nbd plugin in its sandbox.
-type volumeConfig struct{ name, plugin string }
+type volumeConfig struct {
+	name, plugin string
+	vhostUser    bool // the frontend, in place of nbd
+}
 
 // toml writes the configuration of an engine at a place.
 func (c *engineConfig) toml(at place) string {
@@ -42,6 +45,10 @@ func (v volumeConfig) toml(b *strings.Builder, at place) {
 		fmt.Fprintf(b, "export = \"disk\"\n[[volume.path]]\naddress = %q\n", "unix:"+at.backing)
 	default:
 		fmt.Fprintf(b, "size = \"%dMiB\"\n", diskSize>>20)
+	}
+	if v.vhostUser {
+		fmt.Fprintf(b, "[[export]]\nname = %q\nvolume = %q\nfrontend = \"vhost-user-blk\"\nsocket = %q\n", v.name, v.name, at.socket())
+		return
 	}
 	fmt.Fprintf(b, "[[export]]\nname = %q\nvolume = %q\nfrontend = \"nbd\"\nlisten = %q\n",
 		v.name, v.name, "unix:"+at.socket())

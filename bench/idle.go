@@ -21,7 +21,7 @@ func (r *run) idle(ctx context.Context) []string {
 		look    func(context.Context, *instance) (string, error)
 	}{
 		{"CPU of an idle engine with volumes on memory, null and nbd in wasm, the latter connected",
-			[]volumeConfig{{"disk", "nbdwasm"}, {"m", "memory"}, {"n", "null"}}, true, r.idleCPU},
+			[]volumeConfig{{name: "disk", plugin: "nbdwasm"}, {name: "m", plugin: "memory"}, {name: "n", plugin: "null"}}, true, r.idleCPU},
 		{fmt.Sprintf("resident memory of an engine with %d idle exports, half on memory, half on null, 1 GiB each", idleExports),
 			manyVolumes(), false, idleMemory},
 	} {
@@ -37,7 +37,7 @@ func (r *run) idle(ctx context.Context) []string {
 func manyVolumes() []volumeConfig {
 	var volumes []volumeConfig
 	for i := range idleExports / 2 {
-		volumes = append(volumes, volumeConfig{fmt.Sprintf("m%d", i), "memory"}, volumeConfig{fmt.Sprintf("n%d", i), "null"})
+		volumes = append(volumes, volumeConfig{name: fmt.Sprintf("m%d", i), plugin: "memory"}, volumeConfig{name: fmt.Sprintf("n%d", i), plugin: "null"})
 	}
 	return volumes
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -134,8 +135,8 @@ func (r *run) measure(ctx context.Context, res *result) {
 // sample runs the client twice, to warm up and to measure. The servers' CPU
 // time is that of the whole second run, all of whose requests are counted.
 func (r *run) sample(ctx context.Context, in *instance, res *result) (sample, error) {
-	c := client{load: res.load, uri: in.uri("disk"), dir: r.dir, runtime: r.settings.warmup, loop: true}
-	if _, err := c.run(ctx); err != nil {
+	drive := r.client(in, res.load)
+	if _, err := drive(ctx, r.settings.warmup); err != nil {
 		return sample{}, err
 	}
 	behind := r.behind(res.server)
@@ -143,8 +144,7 @@ func (r *run) sample(ctx context.Context, in *instance, res *result) (sample, er
 	if err != nil {
 		return sample{}, err
 	}
-	c.runtime = r.settings.measure
-	o, err := c.run(ctx)
+	o, err := drive(ctx, r.settings.measure)
 	if err != nil {
 		return sample{}, err
 	}
@@ -205,9 +205,28 @@ func (r *run) start(ctx context.Context, name string) (*instance, error) {
 	if servers[name].backed || servers[name].sparse {
 		return in, nil
 	}
-	fill := client{load: load{"write", 256 << 10, 8}, uri: in.uri("disk"), dir: r.dir, runtime: 30 * time.Second}
-	_, err = fill.run(ctx)
-	return in, err
+	return in, r.fill(ctx, in, strings.Contains(name, "vhost-user"))
+}
+
+// fill writes the region once.
+func (r *run) fill(ctx context.Context, in *instance, vhostUser bool) error {
+	if vhostUser {
+		return fillRing(ctx, in)
+	}
+	c := client{load: load{rw: "write", block: 256 << 10, depth: 8}, uri: in.uri("disk"), dir: r.dir, runtime: 30 * time.Second}
+	_, err := c.run(ctx)
+	return err
+}
+
+// client gives what puts a load on a server for a while.
+func (r *run) client(in *instance, l load) func(context.Context, time.Duration) (outcome, error) {
+	if l.guest != "" {
+		return func(ctx context.Context, d time.Duration) (outcome, error) { return driveRing(ctx, in, l, d) }
+	}
+	return func(ctx context.Context, d time.Duration) (outcome, error) {
+		c := client{load: l, uri: in.uri("disk"), dir: r.dir, runtime: d, loop: true}
+		return c.run(ctx)
+	}
 }
 
 // place makes a directory for a server, and starts the storage server if it is

@@ -54,9 +54,18 @@ var servers = map[string]server{
 	"nbdkit, nbd":    {backed: true, start: nbdkitProxy},
 	backingServer:    {start: nbdkit("memory", strconv.Itoa(diskSize))},
 
-	"qemu-storage-daemon, tmpfs":   {start: qemuFile},
-	"qemu-storage-daemon, null-co": {sparse: true, start: qemuNull},
-	"qemu-storage-daemon, nbd":     {backed: true, start: qemuProxy},
+	"qemu-storage-daemon, tmpfs":   {start: qemuFile(overNBD)},
+	"qemu-storage-daemon, null-co": {sparse: true, start: qemuNull(overNBD)},
+	"qemu-storage-daemon, nbd":     {backed: true, start: qemuProxy(overNBD)},
+
+	"engine, null, vhost-user":         {ours: true, sparse: true, start: engineVhostUser("null", "")},
+	"engine, null, vhost-user, poll 0": {ours: true, sparse: true, start: engineVhostUser("null", "0"), depth1Only: true},
+	"engine, memory, vhost-user":       {ours: true, start: engineVhostUser("memory", "")},
+	"engine, nbd in wasm, vhost-user":  {ours: true, backed: true, start: engineVhostUser("nbdwasm", "")},
+
+	"qemu-storage-daemon, null-co, vhost-user": {sparse: true, start: qemuNull(overVhostUser)},
+	"qemu-storage-daemon, tmpfs, vhost-user":   {start: qemuFile(overVhostUser)},
+	"qemu-storage-daemon, nbd, vhost-user":     {backed: true, start: qemuProxy(overVhostUser)},
 }
 
 // serve starts a server and waits until it can be used.
@@ -82,25 +91,40 @@ func nbdkitProxy(ctx context.Context, at place) (*instance, error) {
 	return nbdkit("nbd", "socket="+at.backing)(ctx, at)
 }
 
-// qemu starts a storage daemon that exports a block device.
-func qemu(ctx context.Context, at place, blockdev string) (*instance, error) {
-	return serve(ctx, at, "qemu-storage-daemon",
-		"--blockdev", blockdev+",node-name=disk",
-		"--nbd-server", "addr.type=unix,addr.path="+at.socket(),
-		"--export", "type=nbd,id=disk,node-name=disk,name=disk,writable=on")
+// qemuFrontend gives the arguments by which a storage daemon exports node disk.
+type qemuFrontend func(at place) []string
+
+func overNBD(at place) []string {
+	return []string{"--nbd-server", "addr.type=unix,addr.path=" + at.socket(),
+		"--export", "type=nbd,id=disk,node-name=disk,name=disk,writable=on"}
 }
 
-func qemuNull(ctx context.Context, at place) (*instance, error) {
-	return qemu(ctx, at, fmt.Sprintf("driver=null-co,size=%d,read-zeroes=on", diskSize))
+// overVhostUser has a thread of its own for the queue, as the engine has.
+func overVhostUser(at place) []string {
+	return []string{"--object", "iothread,id=thread",
+		"--export", "type=vhost-user-blk,id=disk,node-name=disk,addr.type=unix,addr.path=" + at.socket() + ",num-queues=1,writable=on,iothread=thread"}
+}
+
+// qemu starts a storage daemon that exports a block device.
+func qemu(ctx context.Context, at place, blockdev string, front qemuFrontend) (*instance, error) {
+	return serve(ctx, at, "qemu-storage-daemon", append([]string{"--blockdev", blockdev + ",node-name=disk"}, front(at)...)...)
+}
+
+func qemuNull(front qemuFrontend) func(context.Context, place) (*instance, error) {
+	return func(ctx context.Context, at place) (*instance, error) {
+		return qemu(ctx, at, fmt.Sprintf("driver=null-co,size=%d,read-zeroes=on", diskSize), front)
+	}
 }
 
 // qemuFile is the daemon's nearest thing to a disk in memory: a file on tmpfs.
-func qemuFile(ctx context.Context, at place) (*instance, error) {
-	file, err := sparseFile(at)
-	if err != nil {
-		return nil, err
+func qemuFile(front qemuFrontend) func(context.Context, place) (*instance, error) {
+	return func(ctx context.Context, at place) (*instance, error) {
+		file, err := sparseFile(at)
+		if err != nil {
+			return nil, err
+		}
+		return qemu(ctx, at, "driver=file,filename="+file, front)
 	}
-	return qemu(ctx, at, "driver=file,filename="+file)
 }
 
 // sparseFile makes a disk's file.
@@ -113,16 +137,26 @@ func sparseFile(at place) (string, error) {
 	return file, errors.Join(f.Truncate(diskSize), f.Close())
 }
 
-func qemuProxy(ctx context.Context, at place) (*instance, error) {
-	return qemu(ctx, at, "driver=nbd,server.type=unix,server.path="+at.backing+",export=disk")
+func qemuProxy(front qemuFrontend) func(context.Context, place) (*instance, error) {
+	return func(ctx context.Context, at place) (*instance, error) {
+		return qemu(ctx, at, "driver=nbd,server.type=unix,server.path="+at.backing+",export=disk", front)
+	}
 }
 
 // engineWith starts the engine with one volume on a plugin. poll is as in the
 // configuration, "" the default.
 func engineWith(plugin, poll string) func(context.Context, place) (*instance, error) {
+	return engineServing(volumeConfig{name: "disk", plugin: plugin}, poll)
+}
+
+// engineVhostUser is engineWith for virtual machines.
+func engineVhostUser(plugin, poll string) func(context.Context, place) (*instance, error) {
+	return engineServing(volumeConfig{name: "disk", plugin: plugin, vhostUser: true}, poll)
+}
+
+func engineServing(v volumeConfig, poll string) func(context.Context, place) (*instance, error) {
 	return func(ctx context.Context, at place) (*instance, error) {
-		c := engineConfig{poll: poll, volumes: []volumeConfig{{"disk", plugin}}}
-		return startEngine(ctx, at, c)
+		return startEngine(ctx, at, engineConfig{poll: poll, volumes: []volumeConfig{v}})
 	}
 }
 

@@ -163,7 +163,7 @@ func (r *run) upgradeEngine(ctx context.Context, server, wasm string) (in *upgra
 	own := *r.settings
 	own.wasm = wasm
 	at.settings, at.backing = &own, backing.socket
-	e, err := startEngine(ctx, at, engineConfig{volumes: []volumeConfig{{"disk", "nbdwasm"}}})
+	e, err := startEngine(ctx, at, engineConfig{volumes: []volumeConfig{{name: "disk", plugin: "nbdwasm"}}})
 	if err != nil {
 		backing.stop()
 		return nil, nil, err

@@ -130,7 +130,7 @@ var Rules = []Rule{
 		Reason: "they panic, judge and print, and would be linked into what users run",
 	}, {
 		Name: "the benchmark is a stranger",
-		From: []string{"./bench/..."}, To: []string{project}, ToExcept: []string{sameUnit, "./internal/nbdload"},
+		From: []string{"./bench/..."}, To: []string{project}, ToExcept: []string{sameUnit, "./internal/nbdload", "./internal/vhosttest"},
 		Reason: "it drives the engine from outside, as it drives the peers; nothing of the engine may run in the measuring process",
 	}, {
 		Name: "the load client is a stranger",
