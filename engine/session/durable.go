@@ -5,8 +5,9 @@ import (
 )
 
 // dirty reports whether the connection has acknowledged writes that no flush
-// covers.
-func (cn *conn) dirty() bool { return cn.ackTo != 0 && !cn.covered() }
+// covers. Those of the receive that is under way are not in ackTo yet: no flush
+// covers them, because none can have begun after they were acknowledged.
+func (cn *conn) dirty() bool { return cn.acked || cn.ackTo != 0 && !cn.covered() }
 
 // covered reports whether a flush that was acknowledged covers what was
 // acknowledged here from ackFrom to ackTo. One on another reactor's connection
