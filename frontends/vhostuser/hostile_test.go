@@ -77,21 +77,12 @@ func TestMemoryWhileRunning(t *testing.T) {
 	d := r.driver(f, 0)
 	fd := file(t, 4)
 	extra := region{guest: 1 << 44, size: 16384, user: 1 << 45}
-	payload := func(reg region) []byte {
-		b := make([]byte, 40)
-		for i, v := range []uint64{0, reg.guest, reg.size, reg.user, reg.offset} {
-			ne.PutUint64(b[8*i:], v)
-		}
-		return b
-	}
 	for range 3 {
-		r.check(f.Conn().Acknowledge(vhosttest.Message{Request: vhosttest.AddMemReg, Flags: 1, Payload: payload(extra), FDs: []int{fd}}))
+		r.check(addRegion(f, extra, fd))
 		r.check(d.Flush())
 		ios := r.hold(d, 3)
 		removed := make(chan error, 1)
-		go func() {
-			removed <- f.Conn().Acknowledge(vhosttest.Message{Request: vhosttest.RemMemReg, Flags: 1, Payload: payload(extra)})
-		}()
+		go func() { removed <- remRegion(f, extra) }()
 		select {
 		case err := <-removed:
 			t.Fatalf("memory was given back with requests outstanding: %v", err)
