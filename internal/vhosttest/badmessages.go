@@ -145,7 +145,7 @@ func badMemory() []*Misdeed {
 		{Name: "memory: offset and size wrap", Fatal: true, do: table(1, one(MemRegion{Offset: math.MaxUint64 - 4095, Size: 8192}))},
 		{Name: "memory: everything there is", Fatal: true, do: table(1, one(MemRegion{Size: math.MaxUint64}))},
 		{Name: "memory: an event as a file", Fatal: true, do: func(f *Frontend) error {
-			return f.tell(SetMemTable, memTable([]MemRegion{{Size: 4096}}), f.masked)
+			return f.tell(SetMemTable, memTable([]MemRegion{{Size: 4096}}), f.rings[0].masked)
 		}},
 		{Name: "memory: taken away while the disk runs", do: func(f *Frontend) error {
 			r := f.mem.Regions()[0]
@@ -208,10 +208,10 @@ func badVrings() []*Misdeed {
 		{Name: "queue: a kick without a descriptor", Fatal: true, do: tell(SetVringKick, u64s(0))},
 		{Name: "queue: a kick of queue 255", Fatal: true, do: tell(SetVringKick, u64s(255|1<<8))},
 		{Name: "queue: a kick with two descriptors", Fatal: true, do: func(f *Frontend) error {
-			return f.tell(SetVringKick, u64s(0), f.masked, f.failed)
+			return f.tell(SetVringKick, u64s(0), f.rings[0].masked, f.failed)
 		}},
 		{Name: "queue: a descriptor that is none for a kick", do: func(f *Frontend) error {
-			return f.tell(SetVringKick, u64s(1<<8), f.masked)
+			return f.tell(SetVringKick, u64s(1<<8), f.rings[0].masked)
 		}},
 		{Name: "queue: a file as a kick", do: func(f *Frontend) error { return f.tell(SetVringKick, u64s(0), f.mem.regions[0].fd) }},
 		{Name: "queue: a file as a call", do: func(f *Frontend) error { return f.tell(SetVringCall, u64s(0), f.mem.regions[0].fd) }},

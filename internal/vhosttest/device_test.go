@@ -24,10 +24,10 @@ type device struct {
 	offers   uint64 // features
 	protocol uint64
 	disk     []byte
-	spin     bool // poll without a pause, and do nothing but give chains back
 
 	// spoil may change what is done with a chain. It gives used elements.
-	spoil func(head uint16, written uint32) []usedElem
+	spoil  func(head uint16, written uint32) []usedElem
+	silent bool // never calls
 	// mute chains come back without a status.
 	mute bool
 
@@ -286,7 +286,7 @@ func (v *vring) begin() {
 				return
 			default:
 			}
-			if !v.turn() && !v.s.d.spin {
+			if !v.turn() {
 				time.Sleep(50 * time.Microsecond)
 			}
 		}
@@ -325,7 +325,7 @@ func (v *vring) turn() bool {
 	}
 	v.base &= 0xffff
 	atomic.StoreUint32(used, uint32(at)<<16)
-	if !v.s.d.spin {
+	if !v.s.d.silent {
 		v.callMu.Lock()
 		sys.EventfdSignal(v.call)
 		v.callMu.Unlock()

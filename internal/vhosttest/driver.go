@@ -296,7 +296,8 @@ func (d *Driver) pause() error {
 		}
 		d.waiter = w
 	}
-	return d.waiter.wait(50)
+	_, err := d.waiter.wait(50)
+	return err
 }
 
 // Close gives back what waiting needed. The ring's memory stays.

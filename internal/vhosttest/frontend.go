@@ -72,7 +72,7 @@ type Frontend struct {
 	bases []uint16 // of the rings, for SET_VRING_BASE
 	using int      // queues that the driver uses, from the first on
 
-	masked, failed int // events that stand for a call nobody gets, and for errors
+	failed int // an event for errors of queues
 
 	conn            atomic.Pointer[Conn]
 	offered         uint64 // features of the back-end
@@ -116,7 +116,7 @@ func Make(o Options) (*Frontend, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	f := &Frontend{o: o, p: o.Personality, inflightFD: -1, masked: -1, failed: -1,
+	f := &Frontend{o: o, p: o.Personality, inflightFD: -1, failed: -1,
 		using: o.Queues, bases: make([]uint16, o.Queues), changes: make(chan struct{}, 64)}
 	if err := f.build(); err != nil {
 		f.Close()
@@ -138,9 +138,6 @@ func (f *Frontend) build() (err error) {
 			return err
 		}
 	}
-	if f.masked, err = sys.Eventfd(); err != nil {
-		return err
-	}
 	if f.failed, err = sys.Eventfd(); err != nil {
 		return err
 	}
@@ -160,10 +157,8 @@ func (f *Frontend) Close() {
 	for _, r := range f.rings {
 		r.close()
 	}
-	for _, fd := range []int{f.masked, f.failed} {
-		if fd >= 0 {
-			sys.Close(fd)
-		}
+	if f.failed >= 0 {
+		sys.Close(f.failed)
 	}
 	f.forgetInflight()
 	if f.mem != nil {
@@ -387,11 +382,7 @@ func (f *Frontend) Protocol() uint64        { return f.protocol }
 
 // Failed says whether the back-end has signalled an error of a queue
 // (SET_VRING_ERR; QEMU alone sets that).
-func (f *Frontend) Failed() bool {
-	var b [8]byte
-	_, errno := sys.RawRead(f.failed, b[:])
-	return errno == 0
-}
+func (f *Frontend) Failed() bool { return takeEvent(f.failed) }
 
 // Inflight describes the in-flight region and gives a mapping of it, which the
 // caller unmaps (sys.Unmap); nil if there is none.

@@ -231,6 +231,18 @@ func TestPlug(t *testing.T) {
 	}
 }
 
+// TestMissedCalls: a device that finishes requests and tells nobody.
+func TestMissedCalls(t *testing.T) {
+	d := newDevice(t)
+	d.silent = true
+	d.listen()
+	r, err := Run(testContext(t), LoadOptions{Options: Options{Socket: d.socket}, Depth: 2, ReadPercent: 100, Run: time.Millisecond})
+	must(t, err)
+	if r.MissedCalls == 0 || r.Bad() == nil {
+		t.Fatalf("%+v", r)
+	}
+}
+
 // TestResize: the back-end says that the configuration has changed.
 func TestResize(t *testing.T) {
 	d := newDevice(t)

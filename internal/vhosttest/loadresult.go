@@ -18,6 +18,7 @@ type LoadResult struct {
 	Kicks                  uint64 // notifications to the device, firmware's included
 	Calls                  uint64 // sleeps that a completion ended
 	Sleeps                 uint64
+	MissedCalls            uint64 // a completion was there, and no call for it within a second
 	Latency                Latency
 	Gaps                   []Gap // of 1 ms and longer; of very many the longest
 	Outages                []Outage
@@ -45,6 +46,7 @@ func newLoadResult(l *Load) *LoadResult {
 		r.Reads, r.Writes, r.Flushes = r.Reads+c.reads, r.Writes+c.writes, r.Flushes+c.flushes
 		r.Failed, r.Mismatched, r.Hung = r.Failed+c.failed, r.Mismatched+c.mismatched, r.Hung+c.hung
 		r.Calls, r.Sleeps, r.Kicks = r.Calls+c.calls, r.Sleeps+c.sleeps, r.Kicks+w.ring.Kicks()
+		r.MissedCalls += c.missed
 		r.Mismatches = append(r.Mismatches, c.examples...)
 		r.Gaps = append(r.Gaps, c.gaps...)
 		sum.add(&c.hist)
@@ -86,6 +88,9 @@ func (r *LoadResult) Bad() error {
 	}
 	if r.Hung > 0 {
 		errs = append(errs, fmt.Errorf("vhosttest: %d requests were never finished", r.Hung))
+	}
+	if r.MissedCalls > 0 {
+		errs = append(errs, fmt.Errorf("vhosttest: %d completions came without the call that was wanted", r.MissedCalls))
 	}
 	return errors.Join(errs...)
 }

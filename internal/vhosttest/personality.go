@@ -94,7 +94,7 @@ func qemuConnect(f *Frontend, again bool) error {
 		f.getFeatures,
 		func() error {
 			return f.eachQueue(func(i int) error {
-				if err := f.tell(SetVringCall, u64s(uint64(i)), f.masked); err != nil {
+				if err := f.tell(SetVringCall, u64s(uint64(i)), f.rings[i].masked); err != nil {
 					return err
 				}
 				return f.tell(SetVringErr, u64s(uint64(i)), f.failed)

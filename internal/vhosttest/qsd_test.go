@@ -197,13 +197,14 @@ func (o historyOp) End(data []byte, err error) {
 
 // TestKilledBackend: qemu-storage-daemon 7.2 has no in-flight region, so what is
 // outstanding when it is killed can be found again by the ring alone, and with
-// one request at a time that is enough: the used index says which it was.
+// one request at a time that is enough: the used index says which it was. It owes
+// the call for what it finished just before it was killed, so this load polls.
 func TestKilledBackend(t *testing.T) {
 	q := startQSD(t, fileNode(nbdtest.Image(t, 8*mib, nil)), "")
 	p := QEMU()
 	p.KicksLost = false // it looks at its rings when it is kicked, and not before
 	l, err := StartLoad(testContext(t), LoadOptions{Options: Options{Socket: q.socket, Personality: p, Redial: 5 * time.Millisecond},
-		Depth: 1, ReadPercent: 50, Verify: true, Reconnect: true, Run: time.Minute, Timeout: 20 * time.Second})
+		Depth: 1, Poll: true, ReadPercent: 50, Verify: true, Reconnect: true, Run: time.Minute, Timeout: 20 * time.Second})
 	must(t, err)
 	for range 3 {
 		before := l.Progress().Completed

@@ -71,6 +71,7 @@ type Ring struct {
 	length    int    // of out that are set
 
 	kick, call int // events
+	masked     int // is called while nobody listens: QEMU, before it has started
 	kicks      uint64
 }
 
@@ -81,7 +82,7 @@ const ringPad = 64
 // newRing takes guest memory for a ring and makes its events. size is a power of
 // two from 2 to MaxQueueSize.
 func newRing(m *Memory, region int, size uint16) (*Ring, error) {
-	r := &Ring{size: size, kick: -1, call: -1, out: make([]bool, size)}
+	r := &Ring{size: size, kick: -1, call: -1, masked: -1, out: make([]bool, size)}
 	n := int(size)
 	var err error
 	for _, part := range []struct {
@@ -100,13 +101,16 @@ func newRing(m *Memory, region int, size uint16) (*Ring, error) {
 	if r.kick, err = sys.Eventfd(); err == nil {
 		r.call, err = sys.Eventfd()
 	}
+	if err == nil {
+		r.masked, err = sys.Eventfd()
+	}
 	return r, err
 }
 
 func word(b Buffer, at int) *uint32 { return (*uint32)(unsafe.Pointer(&b.B[at])) }
 
 func (r *Ring) close() {
-	for _, fd := range []int{r.kick, r.call} {
+	for _, fd := range []int{r.kick, r.call, r.masked} {
 		if fd >= 0 {
 			sys.Close(fd)
 		}
@@ -123,6 +127,7 @@ func (r *Ring) reset(eventIdx bool) {
 	r.next, r.published, r.lastUsed, r.quietAt, r.length = 0, 0, 0, 0, 0
 	sys.EventfdClear(r.kick)
 	sys.EventfdClear(r.call)
+	sys.EventfdClear(r.masked)
 }
 
 // Size of the ring.

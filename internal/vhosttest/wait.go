@@ -25,15 +25,22 @@ func newWaiter(event int) (*waiter, error) {
 }
 
 // wait ends at an event, which it takes, or after ms milliseconds.
-func (w *waiter) wait(ms int) error {
+func (w *waiter) wait(ms int) (event bool, err error) {
 	n, errno := sys.EpollWait(w.ep, w.events[:], ms)
 	if errno != 0 && errno != sys.EINTR {
-		return errno
+		return false, errno
 	}
 	if n > 0 {
 		sys.EventfdClear(w.event)
 	}
-	return nil
+	return n > 0, nil
+}
+
+// takeEvent clears an event and says whether it was there.
+func takeEvent(fd int) bool {
+	var b [8]byte
+	_, errno := sys.RawRead(fd, b[:])
+	return errno == 0
 }
 
 func (w *waiter) close() { sys.Close(w.ep) }

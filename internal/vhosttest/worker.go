@@ -56,7 +56,7 @@ type worker struct {
 // counts are what a worker has seen.
 type counts struct {
 	reads, writes, flushes, failed, mismatched, calls, sleeps uint64
-	hung                                                      uint64
+	hung, missed                                              uint64
 	examples                                                  []string
 	hist                                                      histogram
 	longest                                                   int64 // latency
