@@ -77,8 +77,35 @@ func (s *tape) file() (int, error) {
 	for at := 0; at < len(b) && len(s.all) > 0; {
 		at += copy(b[at:], s.all)
 	}
+	s.tame(b)
 	return fd, sys.Unmap(b)
 }
+
+// tame makes a ring of 16 of what is where fuzzSeeds has it, so that some of it
+// makes sense: pieces that lie in memory and go on in the table, and as many
+// chains as the tape says.
+func (s *tape) tame(b []byte) {
+	desc, avail := b[ringDesc:ringDesc+16*16], b[ringAvail:]
+	for ; len(desc) > 0; desc = desc[16:] {
+		ne.PutUint64(desc, ne.Uint64(desc)%fuzzMemory)
+		ne.PutUint32(desc[8:], ne.Uint32(desc[8:])%1100)
+		ne.PutUint16(desc[12:], ne.Uint16(desc[12:])&3)
+		ne.PutUint16(desc[14:], ne.Uint16(desc[14:])&15)
+	}
+	ne.PutUint16(avail, 0)
+	ne.PutUint16(avail[2:], uint16(len(s.all)%17))
+	for i := range 16 {
+		ne.PutUint16(avail[4+2*i:], uint16(i))
+	}
+	ne.PutUint32(b[ringUsed:], 0)
+}
+
+// Where a seed's ring lies in memory.
+const (
+	ringDesc  = 4096
+	ringAvail = 8192
+	ringUsed  = 12288
+)
 
 // u32 and u64 write payloads.
 func u32(vs ...uint32) (b []byte) {
@@ -116,7 +143,7 @@ func fuzzSeeds() [][]byte {
 	}
 	ring := [][]byte{
 		taped(0, msgSetVringNum, u32(0, 16)), taped(0, msgSetVringBase, u32(0, 0)),
-		taped(0, msgSetVringAddr, append(u32(0, 0), u64(user+4096, user+12288, user+8192, 0)...)),
+		taped(0, msgSetVringAddr, append(u32(0, 0), u64(user+ringDesc, user+ringUsed, user+ringAvail, 0)...)),
 		taped(1, msgSetVringCall, u64(0)), taped(1, msgSetVringErr, u64(0)), taped(1, msgSetVringKick, u64(0)),
 		taped(0, msgSetVringEnable, u32(0, 1)),
 	}

@@ -183,10 +183,14 @@ func (l *Listener) next() (*net.UnixConn, error) {
 	if l.l != nil {
 		return l.l.AcceptUnix()
 	}
-	for {
-		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: l.path, Net: "unix"})
+	dialer := net.Dialer{Timeout: replyTime}
+	for first := true; ; first = false {
+		c, err := dialer.Dial("unix", l.path)
 		if err == nil {
-			return c, nil
+			return c.(*net.UnixConn), nil
+		}
+		if first {
+			l.s.log.Info("vhost-user: no front-end yet, trying again", "listener", l.Addr(), "every", l.s.o.RedialEvery, "err", err)
 		}
 		if !l.pause() {
 			return nil, net.ErrClosed
