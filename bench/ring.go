@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"blockengine/internal/vhosttest"
 )
+
+// attempts is how often a back-end may close a connection.
+const attempts = 3
 
 // queueSize is that of the virtqueues that are measured.
 const queueSize = 256
@@ -27,9 +31,16 @@ func driveRing(ctx context.Context, in *instance, l load, d time.Duration) (outc
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit(d))
 	defer cancel()
-	r, err := vhosttest.Run(ctx, o)
-	if err == nil {
-		err = r.Bad()
+	var r *vhosttest.LoadResult
+	var err error
+	for range attempts {
+		if r, err = vhosttest.Run(ctx, o); err == nil {
+			err = r.Bad()
+		}
+		if !errors.Is(err, vhosttest.ErrLost) {
+			break
+		}
+		time.Sleep(time.Second) // a back-end may still be busy with the connection before
 	}
 	if err != nil {
 		return outcome{}, fmt.Errorf("the virtqueue's client: %w", err)

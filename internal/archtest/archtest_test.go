@@ -198,6 +198,10 @@ var examples = map[string]struct{ bad, good []Edge }{
 		bad:  []Edge{{"./internal/nbdload", "./engine/sys", false}, {"./internal/nbdload", "./plugins/nbd", false}},
 		good: []Edge{{"./internal/nbdload", "net", false}, {"./internal/nbdload", "./internal/nbdtest", true}},
 	},
+	"the virtual machine is a stranger": {
+		bad:  []Edge{{"./internal/vhosttest", "./frontends/virtqueue", false}, {"./internal/vhosttest", "./engine/volume", false}},
+		good: []Edge{{"./internal/vhosttest", "./engine/sys", false}, {"./internal/vhosttest", "./internal/nbdtest", true}},
+	},
 }
 
 // TestEveryRuleBites gives each rule a graph that breaks it, and one that only

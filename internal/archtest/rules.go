@@ -136,5 +136,9 @@ var Rules = []Rule{
 		Name: "the load client is a stranger",
 		From: []string{"./internal/nbdload/..."}, To: []string{project}, ToExcept: []string{sameUnit},
 		Reason: "it judges what it reads; with code of the engine it would make the engine's mistakes",
+	}, {
+		Name: "the virtual machine is a stranger",
+		From: []string{"./internal/vhosttest/..."}, To: []string{project}, ToExcept: []string{sameUnit, sys},
+		Reason: "it judges rings and messages; where it and the engine read the specification differently a test is to fail",
 	},
 }
