@@ -23,11 +23,13 @@ type volume struct {
 	server       string // of a protocol plugin: the address of its path
 	options      string // lines of [volume.options]
 	more         string // more lines of [[volume]]
+	vhost        int    // queues of a virtual machine's disk, which the export is then; 0: it is for NBD
 }
 
 // config is what engine.toml is made of. Every plugin whose name is not
 // builtin, and nbd, is WebAssembly.
 type config struct {
+	binary  string            // the engine; "": the one that users have
 	engine  string            // more lines of [engine]
 	plugins map[string]string // name: file of a module
 	memory  string            // that each of them may have; "": 2MiB
@@ -57,17 +59,28 @@ func (c *config) text(stateDir, socket string) string {
 		if v.server != "" {
 			fmt.Fprintf(&b, "[[volume.path]]\naddress = %q\n", v.server)
 		}
-		fmt.Fprintf(&b, "[[export]]\nname = %q\nvolume = %q\nfrontend = \"nbd\"\nlisten = \"unix:%s\"\n", v.name, v.name, socket)
+		fmt.Fprintf(&b, "[[export]]\nname = %q\nvolume = %q\n", v.name, v.name)
+		if v.vhost > 0 {
+			fmt.Fprintf(&b, "frontend = \"vhost-user-blk\"\nsocket = %q\nqueues = %d\n", vhostSocket(socket, v.name), v.vhost)
+		} else {
+			fmt.Fprintf(&b, "frontend = \"nbd\"\nlisten = \"unix:%s\"\n", socket)
+		}
 	}
 	return b.String()
+}
+
+// vhostSocket is the socket of a virtual machine's disk, beside that of NBD.
+func vhostSocket(socket, export string) string {
+	return filepath.Join(filepath.Dir(socket), export+".vhost")
 }
 
 // engine is an engine under test.
 type engine struct {
 	*process
 	t      testing.TB
+	binary string
 	file   string // its configuration
-	socket string // of its exports
+	socket string // of its exports, but for those of virtual machines
 	state  string // its state directory
 	prefix []string
 }
@@ -77,7 +90,7 @@ type engine struct {
 func startEngine(t testing.TB, c config, prefix ...string) *engine {
 	t.Helper()
 	dir := nbdtest.SocketDir(t)
-	e := &engine{t: t, file: filepath.Join(dir, "engine.toml"), socket: filepath.Join(dir, "nbd.sock"),
+	e := &engine{t: t, binary: cmp.Or(c.binary, built.engine), file: filepath.Join(dir, "engine.toml"), socket: filepath.Join(dir, "nbd.sock"),
 		state: filepath.Join(dir, "run"), prefix: prefix}
 	if err := os.WriteFile(e.file, []byte(c.text(e.state, e.socket)), 0o600); err != nil {
 		t.Fatal(err)
@@ -113,8 +126,11 @@ func (e *engine) start() {
 }
 
 func (e *engine) command() []string {
-	return append(slices.Clone(e.prefix), built.engine, "run", "-c", e.file)
+	return append(slices.Clone(e.prefix), e.binary, "run", "-c", e.file)
 }
+
+// neverSaid begins no line of an engine's log; what plugins say stands within one.
+var neverSaid = []string{"panic: ", "fatal error: ", "WARNING: DATA RACE", "goroutine 1 ["}
 
 // end is the last check of every test: exit status 0, and nothing in the log
 // that must never be there.
@@ -127,8 +143,7 @@ func (e *engine) end() {
 		}
 	}
 	log := e.log.String()
-	// At the start of a line only: what plugins say stands within one.
-	for _, never := range []string{"panic: ", "fatal error: ", "WARNING: DATA RACE", "goroutine 1 ["} {
+	for _, never := range neverSaid {
 		if strings.Contains("\n"+log, "\n"+never) {
 			e.t.Errorf("the engine's log holds %q", never)
 		}

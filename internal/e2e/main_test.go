@@ -51,11 +51,7 @@ func TestMain(m *testing.M) {
 func build(dir string) error {
 	built.engine, built.nbd = filepath.Join(dir, "engine"), filepath.Join(dir, "nbd.wasm")
 	built.nbd2, built.bad = filepath.Join(dir, "nbd2.wasm"), filepath.Join(dir, "bad.wasm")
-	args := []string{"build", "-buildvcs=false", "-o", built.engine}
-	if os.Getenv("E2E_RACE") == "1" {
-		args = append(args, "-race")
-	}
-	if err := goTool(nil, append(args, "blockengine/engine")...); err != nil {
+	if err := goTool(nil, engineBuild(built.engine)...); err != nil {
 		return err
 	}
 	err := errors.Join(guest(built.nbd, "", "blockengine/plugins/nbd/wasm"),
@@ -65,6 +61,15 @@ func build(dir string) error {
 		return err
 	}
 	return warm(filepath.Join(dir, "warm"))
+}
+
+// engineBuild gives the go tool's arguments that make an engine.
+func engineBuild(file string, more ...string) []string {
+	args := append([]string{"build", "-buildvcs=false", "-o", file}, more...)
+	if os.Getenv("E2E_RACE") == "1" {
+		args = append(args, "-race")
+	}
+	return append(args, "blockengine/engine")
 }
 
 // guest compiles a package to WebAssembly.
