@@ -36,6 +36,7 @@ var badVersions = map[string]badVersion{
 	"completes what it does not hold": {fault: "complete-foreign", reason: "contract"},
 	"completes what it has not read":  {fault: "complete-unfilled", reason: "contract", fails: true},
 	"fails every read":                {fault: "eio", reason: "errors", fails: true},
+	"does not answer":                 {fault: "swallow", reason: "stalled", args: []string{"--watch", "15s"}},
 	"is ten times slower":             {fault: "slow", reason: "latency", rest: 2 * time.Second, args: []string{"--watch", "10s"}},
 	"does not come back":              {fault: "fail-again", reason: "connections", lose: true, args: []string{"--watch", "15s"}},
 	"does not come back, one client":  {fault: "fail-again", reason: "connections", lose: true, single: true, args: []string{"--watch", "15s"}},

@@ -107,6 +107,8 @@ func (c *conn) Submit(a *protocol.Actions, batch []protocol.Request) int {
 		return c.answerReads(a, batch, block.OK)
 	case "eio":
 		return c.answerReads(a, batch, block.EIO)
+	case "swallow":
+		return len(batch) // and that was it
 	case "slow":
 		burn()
 	case "leak":
