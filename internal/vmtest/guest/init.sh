@@ -17,7 +17,7 @@ ip link set lo up
 
 # The kernel was started with one CPU, see kernelArguments.
 for cpu in /sys/devices/system/cpu/cpu*/online; do
-	echo 1 >"$cpu" || echo "$cpu does not come" >>/run/init.failed
+	[ ! -e "$cpu" ] || echo 1 >"$cpu" || echo "$cpu does not come" >>/run/init.failed
 done
 
 # Whatever does not load goes to the agent, which tells the host.
