@@ -28,8 +28,9 @@ type UnavailableError struct{ Err error }
 func (e *UnavailableError) Error() string { return e.Err.Error() }
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
-// unused is how long an image that nobody boots stays in the cache.
-const unused = 14 * 24 * time.Hour
+// unused is how long an image that nobody boots stays in the cache; each has
+// 100 MB.
+const unused = 3 * 24 * time.Hour
 
 // builder makes an image in the cache directory.
 type builder struct {

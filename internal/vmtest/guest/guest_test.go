@@ -30,6 +30,36 @@ linux-image-6.12.20+deb12-cloud-amd64 - Linux 6.12 for x86-64 cloud (signed)
 	}
 }
 
+// TestKernelBefore: without apt, the newest whole kernel in the cache is taken.
+func TestKernelBefore(t *testing.T) {
+	b := &builder{cache: t.TempDir(), log: t.Logf}
+	if k, ok := b.kernelBefore(); ok {
+		t.Errorf("an empty cache holds %+v", k)
+	}
+	for _, n := range []string{"9", "117", "20"} {
+		release := "6.12." + n + "+deb12-cloud-amd64"
+		dir := filepath.Join(b.cache, "kernel-linux-image-"+release)
+		for _, sub := range []string{"boot", "lib/modules/" + release} {
+			if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "boot/vmlinuz-"+release), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k, ok := b.kernelBefore()
+	if want := "6.12.117+deb12-cloud-amd64"; !ok || k.release != want {
+		t.Errorf("got %q, %v, want %q", k.release, ok, want)
+	}
+	if err := os.RemoveAll(k.modules()); err != nil {
+		t.Fatal(err)
+	}
+	if k, ok := unpacked(k.dir); ok {
+		t.Errorf("half a kernel is taken for one: %+v", k)
+	}
+}
+
 func TestLibraries(t *testing.T) {
 	got := libraries(`	linux-vdso.so.1 (0x00007ffd0000)
 	libm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f000)
