@@ -212,8 +212,7 @@ func (cn *conn) sendPayload(a *abi.Range) bool {
 		return cn.violation("it sends too much, or after Close")
 	}
 	if s.hashed || a.Flags&abi.FlagDigest != 0 {
-		cn.sendPrivate(s, a)
-		return true
+		return cn.sendPrivate(s, a)
 	}
 	s.io.EachSegment(a.From, a.To, func(b []byte) {
 		s.lent++

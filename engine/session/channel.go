@@ -20,6 +20,8 @@ const (
 	ioAborted = 1 << 1
 	// ioOwn: a flush of the session's own, for one connection; Origin is its *ownFlush.
 	ioOwn = 1 << 2
+	// ioSpoilt: the request's memory is gone; it fails instead of being sent again.
+	ioSpoilt = 1 << 3
 )
 
 // channel is a session on one reactor: its connection, and the requests that

@@ -304,7 +304,10 @@ func (cn *conn) send() {
 	if cn.state == lost || cn.stream == nil {
 		return
 	}
-	if e := cn.stream.Flush(); e != 0 {
+	if e := cn.stream.Flush(); e == sys.EFAULT {
+		cn.sendFault()
+		return
+	} else if e != 0 {
 		cn.lose(loss{text: "send: " + e.Error(), byEOF: true})
 		return
 	}
@@ -459,7 +462,7 @@ func (cn *conn) sortRequests() {
 			cn.unknown.pushBack(io)
 			continue
 		}
-		c.waiting.insert(io)
+		c.again(io)
 	}
 	for io := cn.own.popFront(); io != nil; io = cn.own.popFront() {
 		io.Lower.Origin.(*ownFlush).lost()
@@ -558,7 +561,7 @@ func (cn *conn) fenced(how string) {
 			continue
 		}
 		c.s.counters.replays.Add(1)
-		c.waiting.insert(io)
+		c.again(io)
 	}
 	c.watchDeadlines()
 	c.r.Defer(&c.submit)

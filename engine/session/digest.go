@@ -19,34 +19,37 @@ func updateCRC(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnol
 // copyPayload makes bytes [from, to) of the private copy of a payload current.
 // Digests are computed over it and it is what is sent, so that a guest that
 // writes into its buffer meanwhile cannot make the two differ (rule 2).
-func (s *slot) copyPayload(from, to uint64) []byte {
+func (s *slot) copyPayload(from, to uint64) (b []byte, there bool) {
 	if uint64(len(s.private)) < s.io.Length {
 		s.private = make([]byte, s.io.Length)
 	}
-	dst := s.private[from:to]
-	at := 0
-	s.io.EachSegment(from, to, func(b []byte) { at += copy(dst[at:], b) })
-	return dst
+	b = s.private[from:to]
+	return b, fetch(b, s.io, from, to)
 }
 
 // sendPrivate queues a piece of the private copy. It is copied once more into
 // the send queue if it is small; a large one is lent like the payload itself.
-func (cn *conn) sendPrivate(s *slot, a *abi.Range) {
+func (cn *conn) sendPrivate(s *slot, a *abi.Range) bool {
 	var b []byte
 	if s.hashed {
 		b = s.private[a.From:a.To]
 	} else {
-		b = s.copyPayload(a.From, a.To)
+		var there bool
+		if b, there = s.copyPayload(a.From, a.To); !there {
+			cn.giveUp(s.io)
+			return false
+		}
 	}
 	if a.Flags&abi.FlagDigest != 0 {
 		cn.sendCRC = updateCRC(cn.sendCRC, b)
 	}
 	if len(b) < directFrom {
 		cn.stream.Send(b)
-		return
+		return true
 	}
 	s.lent++
 	cn.stream.Lend(b, uint32(a.Tag))
+	return true
 }
 
 // sendDigest queues the running digest of what was sent.
@@ -92,7 +95,10 @@ func (cn *conn) hash(a *abi.Hash) bool {
 	}
 	s.digested += n
 	if !s.hashed {
-		s.copyPayload(0, s.io.Length)
+		if _, there := s.copyPayload(0, s.io.Length); !there {
+			cn.giveUp(s.io)
+			return false
+		}
 		s.hashed = true
 	}
 	if n > hashHere {

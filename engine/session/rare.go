@@ -116,7 +116,10 @@ func (cn *conn) zero(a *abi.Range) bool {
 		return cn.violation("it fills the same bytes of a request twice")
 	}
 	if s.io != nil {
-		s.io.EachSegment(a.From, a.To, func(b []byte) { clear(b) })
+		if !wipe(s.io, a.From, a.To) {
+			cn.spoil(uint32(a.Tag))
+			return true
+		}
 		s.io.Filled += a.To - a.From
 	}
 	return true
@@ -226,7 +229,10 @@ func (cn *conn) data(rec []byte) bool {
 		return cn.violation("it fills the same bytes of a request twice")
 	}
 	if s.io != nil {
-		s.io.EachSegment(a.From, a.From+n, func(part []byte) { b = b[copy(part, b):] })
+		if !fill(s.io, a.From, b) {
+			cn.spoil(uint32(a.Tag))
+			return true
+		}
 		s.io.Filled += n
 	}
 	return true

@@ -41,11 +41,15 @@ func (cn *conn) receive() {
 			cn.stream.Again()
 			break
 		}
-		n, again, eof, e := cn.stream.Receive(cn.direct())
+		into := cn.direct()
+		n, again, eof, e := cn.stream.Receive(into)
 		switch {
 		case e == sys.EAGAIN:
 			more = false
 		case e == sys.EINTR:
+			continue
+		case e == sys.EFAULT && len(into) > 0:
+			cn.spoil(cn.directives[0].slot)
 			continue
 		case e != 0:
 			cn.lose(loss{text: "receive: " + e.Error(), byEOF: true})
@@ -179,12 +183,11 @@ func (cn *conn) place(d *directive, b []byte) {
 	if io == nil {
 		return
 	}
-	io.Filled += uint64(len(b))
-	if dst := io.Contiguous(); dst != nil {
-		copy(dst[d.at:d.to], b)
+	if !fill(io, d.at, b) {
+		cn.spoil(d.slot)
 		return
 	}
-	io.EachSegment(d.at, d.at+uint64(len(b)), func(part []byte) { b = b[copy(part, b):] })
+	io.Filled += uint64(len(b))
 }
 
 // feed hands the plugin what is buffered until it wants more than there is. It

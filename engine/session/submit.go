@@ -125,7 +125,9 @@ func (cn *conn) payloadEvent(tag uint64, io *volume.IO, from, n uint64) bool {
 	*abi.Overlay[abi.Payload](in) = abi.Payload{
 		Header: abi.Header{Kind: abi.EvPayload, Size: uint32(size)}, Tag: tag, From: from, Len: uint32(n),
 	}
-	at := fixed
-	io.EachSegment(from, from+n, func(b []byte) { at += copy(in[at:], b) })
+	if !fetch(in[fixed:], io, from, from+n) {
+		cn.giveUp(io)
+		return false
+	}
 	return cn.call(size, guest.BudgetCall+int64(size)*guest.PerByte)
 }

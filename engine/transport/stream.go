@@ -124,7 +124,9 @@ func (s *Stream) Receive(into [][]byte) (n int, more, eof bool, e sys.Errno) {
 	n = min(got, want)
 	s.skip(n)
 	s.wr += got - n
-	return n, got == room, false, 0
+	// If into was not filled, there may be no more, or its memory is gone: the
+	// next read tells.
+	return n, got == room || got < want, false, 0
 }
 
 func (s *Stream) receiveBuffer() (n int, more, eof bool, e sys.Errno) {
@@ -216,11 +218,9 @@ func (s *Stream) Sent() uint64 { return s.sent }
 func (s *Stream) Flush() sys.Errno {
 	for s.head < len(s.queue) {
 		v := s.iov[:0]
-		room := 0
 		for i := s.head; i < len(s.queue) && len(v) < sys.MaxIovecs; i++ {
 			p := &s.queue[i]
 			v = appendIovec(v, unsafe.Slice(p.base, p.n))
-			room += p.n
 		}
 		n, e := sys.RawWritev(s.fd, v)
 		clear(v)
@@ -235,12 +235,22 @@ func (s *Stream) Flush() sys.Errno {
 		}
 		s.sent += uint64(n)
 		s.taken(n)
-		if n < room {
-			// A short write means that the socket is full; epoll will tell.
-			return 0
-		}
+		// A short write may mean that the socket is full, or that memory on loan is
+		// gone: the next one tells.
 	}
 	return 0
+}
+
+// Culprit gives the loan of the first queued piece whose memory is not there any
+// more, after Flush has failed with EFAULT.
+func (s *Stream) Culprit() (loan uint32, found bool) {
+	for _, p := range s.queue[s.head:] {
+		v := appendIovec(s.iov[:0], unsafe.Slice(p.base, p.n))
+		if sys.FirstBadIovec(v) == 0 {
+			return p.loan, p.loan != NoLoan
+		}
+	}
+	return NoLoan, false
 }
 
 // taken drops n bytes from the front of the queue. A lender that is told may
