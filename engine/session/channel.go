@@ -40,6 +40,7 @@ type channel struct {
 	waiting list // for a connection, or for room on it; in submission order
 	parked  list // writes that overlap one of unknown outcome
 	flushes list // that wait for draining to end
+	owed    list // writes of an earlier engine, until its fence is over
 
 	held    uint8 // hold… for each reason why nothing is submitted or connected
 	heldAt  int64 // since then, ns; 0: nobody waits for that any more
@@ -83,10 +84,10 @@ func (c *channel) Submit(batch []*volume.IO) {
 	deadline := c.r.Now() + int64(c.s.opt.Timeout)
 	for _, io := range batch {
 		io.Lower = volume.LowerState{Deadline: deadline}
-		if io.Again && io.Op.Modifies() {
-			c.s.owe(io)
-		}
 		io.Lower.Place.Of(io)
+		if io.Again && io.Op.Modifies() && c.owe(io) {
+			continue
+		}
 		c.enqueue(io)
 	}
 }
@@ -268,7 +269,7 @@ func (c *channel) stop() {
 }
 
 func (c *channel) failWaiting(st block.Status) {
-	for _, l := range [...]*list{&c.waiting, &c.parked, &c.flushes} {
+	for _, l := range [...]*list{&c.waiting, &c.parked, &c.flushes, &c.owed} {
 		for io := l.popFront(); io != nil; io = l.popFront() {
 			c.finish(io, st)
 		}

@@ -457,7 +457,7 @@ func (cn *conn) sortRequests() {
 		if io.Op.Modifies() && cn.stream.Sent() > sl.queuedAt {
 			if io.Lower.Flags&ioUnknown == 0 {
 				io.Lower.Flags |= ioUnknown
-				s.fences.add(io)
+				s.fences.add(io, 0)
 			}
 			cn.unknown.pushBack(io)
 			continue

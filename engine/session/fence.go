@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"blockengine/engine/reactor"
-	"blockengine/engine/sys"
 	"blockengine/engine/volume"
 	"blockengine/sdk/abi"
 )
@@ -20,51 +19,34 @@ type fenceTable struct {
 	// volume looks at one word.
 	active atomic.Int32
 
-	// mu guards what follows; nothing is called while it is held.
+	// mu guards ranges; nothing is called while it is held.
 	mu     sync.Mutex
-	ranges map[*volume.IO]span
-	owed   []span // see owe
-	until  int64  // ns, when owed ends
+	ranges map[*volume.IO]unknown
 }
 
 type span struct{ from, to uint64 }
 
-func (f *fenceTable) add(io *volume.IO) {
+// unknown is the range of a write of unknown outcome.
+type unknown struct {
+	span
+	until int64 // ns, when its fence is over, if that is known beforehand
+}
+
+func (f *fenceTable) add(io *volume.IO, until int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ranges == nil {
-		f.ranges = map[*volume.IO]span{}
+		f.ranges = map[*volume.IO]unknown{}
 	}
-	f.ranges[io] = span{io.Offset, io.Offset + io.Length}
-	f.count()
-}
-
-func (f *fenceTable) count() { f.active.Store(int32(len(f.ranges) + len(f.owed))) }
-
-// owe notes a write that an earlier process has left behind. It is sent again
-// at once, because its copy that the server may still hold says the same; but
-// that copy may land at any time until the fence is over, so nothing newer may
-// be written there before.
-func (f *fenceTable) owe(io *volume.IO, until int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.owed, f.until = append(f.owed, span{io.Offset, io.Offset + io.Length}), until
-	f.count()
-}
-
-// pay ends what is owed.
-func (f *fenceTable) pay() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.owed = nil
-	f.count()
+	f.ranges[io] = unknown{span{io.Offset, io.Offset + io.Length}, until}
+	f.active.Store(int32(len(f.ranges)))
 }
 
 func (f *fenceTable) remove(io *volume.IO) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.ranges, io)
-	f.count()
+	f.active.Store(int32(len(f.ranges)))
 }
 
 // blocks reports whether io must wait, and until when at least if that is known,
@@ -75,62 +57,77 @@ func (f *fenceTable) blocks(io *volume.IO) (wait bool, until int64) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, s := range f.ranges {
-		if s.overlaps(io) {
-			return true, 0
+	for _, u := range f.ranges {
+		if io.Offset < u.to && u.from < io.Offset+io.Length {
+			wait, until = true, max(until, u.until)
 		}
 	}
-	for _, s := range f.owed {
-		if s.overlaps(io) && !io.Again {
-			return true, f.until
-		}
-	}
-	return false, 0
+	return wait, until
 }
 
-func (s span) overlaps(io *volume.IO) bool { return io.Offset < s.to && s.from < io.Offset+io.Length }
-
-// owe notes what a request of an earlier process means for others. The fence
-// counts from the session's start: that process was dead by then.
-func (s *Session) owe(io *volume.IO) {
+// owe keeps a write that an engine before this one had in flight and died with.
+// The server may still hold that engine's copy, so it is sent again when the
+// fence is over. Until then the guest has no answer, and an in-flight region
+// keeps its mark: should this engine die, too, the next one owes the same. The
+// fence counts from the session's start, when that engine was dead. It reports
+// whether the write has to wait.
+func (c *channel) owe(io *volume.IO) bool {
+	s := c.s
 	until := s.opened + int64(s.opt.Fence)
-	if s.reinstated.Load() || sys.Nanotime() >= until {
-		return
+	if s.paid.Load() || c.r.Now() >= until {
+		return false
 	}
-	s.fences.owe(io, until)
+	io.Lower.Flags |= ioUnknown
+	io.Lower.Deadline = max(io.Lower.Deadline, until+int64(s.opt.Timeout))
+	s.fences.add(io, until)
+	c.seq++
+	io.Lower.Place.Seq = c.seq
+	c.owed.pushBack(io)
 	if s.paying.CompareAndSwap(false, true) {
-		s.log.Warn("writes of an earlier engine were in flight: what overlaps them waits for the fence", "at_most", time.Duration(until-sys.Nanotime()))
-		s.payLater(time.Duration(until - sys.Nanotime()))
+		left := time.Duration(until - c.r.Now())
+		s.log.Warn("writes that an earlier engine had in flight wait for the fence", "for", left)
+		s.payAfter(left)
 	}
+	return true
 }
 
-// payLater ends what is owed after a while.
-func (s *Session) payLater(after time.Duration) {
+// payAfter ends the fence of an earlier engine after a while.
+func (s *Session) payAfter(d time.Duration) {
 	home := s.opt.Home
 	home.Post(reactor.MailFunc(func() {
-		s.owedTimer.Fire = s.pay
-		home.StartTimer(&s.owedTimer, max(after, 0))
+		s.payTimer.Fire = s.pay
+		home.StartTimer(&s.payTimer, max(d, 0))
 	}))
 }
 
-// pay lets everything go on that has waited for the fence of an earlier process.
+// pay lets the writes go on that an earlier engine has left.
 func (s *Session) pay() {
-	s.fences.pay()
-	s.unparkAll()
+	s.paid.Store(true)
+	for i := range s.channels {
+		if c := s.channels[i].Load(); c != nil {
+			c.r.Post(reactor.MailFunc(c.payOwed))
+		}
+	}
 }
 
-// fencedBy notes that the protocol has a fence of its own, which a login is, or
-// which takes a time of its own.
+func (c *channel) payOwed() {
+	for io := c.owed.popFront(); io != nil; io = c.owed.popFront() {
+		c.s.counters.replays.Add(1)
+		c.again(io)
+	}
+	c.watchDeadlines()
+	c.r.Defer(&c.submit)
+}
+
+// fencedBy ends the fence of an earlier engine where the protocol has a better
+// one: a login that ends the tasks of the session before, or a time of its own.
 func (s *Session) fencedBy(cn *conn) {
-	switch cn.fence {
-	case abi.FenceReinstate:
-		if !s.reinstated.Swap(true) {
-			s.pay()
-		}
-	case abi.FenceQuiesce:
-		if s.paying.Load() {
-			s.payLater(time.Duration(s.opened + int64(cn.fenceNS) - sys.Nanotime()))
-		}
+	switch {
+	case s.paid.Load():
+	case cn.fence == abi.FenceReinstate:
+		s.pay()
+	case cn.fence == abi.FenceQuiesce && s.paying.Load():
+		s.payAfter(time.Duration(s.opened + int64(cn.fenceNS) - cn.ch.r.Now()))
 	}
 }
 

@@ -78,12 +78,12 @@ type Session struct {
 	counters counters
 	channels []atomic.Pointer[channel] // by reactor
 	stopped  atomic.Bool
-	// What an earlier process has left in flight; see owe.
-	paying, reinstated atomic.Bool
-	owedTimer          reactor.Timer
-	home               atomic.Pointer[reactor.Reactor] // set with the first limits
-	online             atomic.Int32                    // connections that are
-	trial              atomic.Pointer[trial]           // that waits for a verdict, or nil
+	// The fence of what an earlier engine has left in flight; see owe.
+	paying, paid atomic.Bool // it is waited for; it is over
+	payTimer     reactor.Timer
+	home         atomic.Pointer[reactor.Reactor] // set with the first limits
+	online       atomic.Int32                    // connections that are
+	trial        atomic.Pointer[trial]           // that waits for a verdict, or nil
 
 	// mu guards what follows, and the connections and session data of
 	// generations. It is held for short copies only, on reactors too, and

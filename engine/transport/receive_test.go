@@ -125,7 +125,7 @@ func TestReceiveOnce(t *testing.T) {
 	check("nothing there", nil, want{e: sys.EAGAIN})
 	check("nothing there for memory", [][]byte{a}, want{e: sys.EAGAIN})
 	say([]byte("ab"))
-	check("less than wanted", [][]byte{nil, a, b}, want{n: 2})
+	check("less than wanted", [][]byte{nil, a, b}, want{n: 2, more: true})
 	say([]byte("abcdefgh"))
 	check("more than wanted", [][]byte{a, nil, b}, want{n: 7, buffered: "h"})
 	if string(a)+string(b) != "abcdefg" {
