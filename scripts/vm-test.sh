@@ -26,4 +26,5 @@ part "finding programs" scripts/install-deps.sh
 # Bounded by itself; with the image there, a test's limit is its own.
 part "guest image" go run ./internal/vmtest/guestimage
 # One package at a time: a guest wants the whole of a small machine.
-part "tests" go test -v -count=1 -p 1 -timeout 30m -run "${1:-.}" ./internal/vmtest/...
+part "guests on a peer" go test -v -count=1 -p 1 -timeout 30m -run "${1:-.}" ./internal/vmtest/...
+part "guests on the engine" go test -v -count=1 -timeout 30m -run "${1:-TestVM}" ./internal/e2e
