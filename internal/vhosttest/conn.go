@@ -161,19 +161,23 @@ func (c *Conn) SendRaw(b []byte, fds []int) error {
 		_, err = c.sock.Write(b[n:])
 	}
 	if err != nil {
-		return fmt.Errorf("vhosttest: send: %w", errors.Join(err, c.ended()))
+		return fmt.Errorf("vhosttest: send: %w", errors.Join(err, c.ended(err)))
 	}
 	return nil
 }
 
-// ended gives ErrLost if the connection has.
-func (c *Conn) ended() error {
+// ended gives ErrLost if the connection has, as the reader or a failed send has
+// noticed, whichever came first.
+func (c *Conn) ended(send error) error {
 	select {
 	case <-c.lost:
 		return fmt.Errorf("%w: %w", ErrLost, c.err)
 	default:
-		return nil
 	}
+	if errors.Is(send, syscall.EPIPE) || errors.Is(send, syscall.ECONNRESET) {
+		return ErrLost
+	}
+	return nil
 }
 
 // Receive waits for a message from the back-end.
