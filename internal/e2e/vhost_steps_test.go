@@ -111,7 +111,7 @@ func killAtSteps(t *testing.T, e *engine, s *nbdtest.Server, l *vhostLoad, batch
 		}
 		point := fmt.Sprintf("%s:%d", step.name, 1+rand.IntN(most))
 		e.startToDie(t, point)
-		e.dies(t, s, point)
+		e.dies(t, s, point, l.Done())
 		l.ended()
 	}
 }
@@ -176,7 +176,7 @@ func firstStart(t *testing.T, e *engine, s *nbdtest.Server, p *vhosttest.Persona
 	want := random(2*blockSize, 1)
 	write := &vhosttest.IO{Op: vhosttest.OpOut, Sector: 8, Data: want}
 	must(t, d.Submit(write))
-	e.dies(t, s, point)
+	e.dies(t, s, point, nil)
 	e.start()
 	redial(t, f)
 	must(t, d.Wait(write))

@@ -190,11 +190,14 @@ func (e *engine) startToDie(t *testing.T, point string) {
 	e.prefix, e.process = nil, p
 }
 
-// dies waits until the engine has killed itself.
-func (e *engine) dies(t *testing.T, s *nbdtest.Server, point string) {
+// dies waits until the engine has killed itself. given is closed when nothing will
+// bring it there any more; nil: never.
+func (e *engine) dies(t *testing.T, s *nbdtest.Server, point string, given <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-e.done:
+	case <-given:
+		return // who has closed it knows why
 	case <-time.After(vhostLimit):
 		t.Fatalf("the engine does not come to %s:\n%s", point, e.log.String())
 	}
