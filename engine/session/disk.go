@@ -28,7 +28,13 @@ func (s *Session) learn(info block.Info, conns uint32) error {
 	told := info
 	told.Caps &^= block.CapFlushCoversAll
 	if old == nil {
-		return s.attach(told, conns)
+		err := s.attach(told, conns)
+		if err != nil { // nobody has seen a disk yet
+			s.mu.Lock()
+			s.info = nil
+			s.mu.Unlock()
+		}
+		return err
 	}
 	if changed {
 		if info.Size > old.Size {
