@@ -13,8 +13,8 @@ import (
 // heldFence is much longer than it takes to start an engine and to see for
 // heldLook what it does before the fence is over.
 const (
-	heldFence = "5s"
-	heldLook  = 700 * time.Millisecond
+	heldFence = "4s"
+	heldLook  = 500 * time.Millisecond
 )
 
 // TestVhostHeldWrite is rule 1 over the death of an engine: the server holds

@@ -34,7 +34,10 @@ func TestVhostHostileMachines(t *testing.T) {
 		t.Errorf("the machine beside has seen %d outages", len(r.Outages))
 	}
 	e.unhurt("beside")
-	e.unhurt("disk")
+	// Requests whose memory was taken away have failed; nobody else's.
+	if v := e.volume("disk"); v.State != "online" || v.Session.Losses+v.Session.Violations != 0 {
+		t.Errorf("volume disk is %s (%s), %+v", v.State, v.Reason, *v.Session)
+	}
 	d := e.openMachine(e.machine(vhosttest.QEMU(), 2)).Driver(1)
 	defer d.Close()
 	want := random(64<<10, 5)

@@ -67,11 +67,11 @@ func TestVhostEverythingAtOnce(t *testing.T) {
 			e.waitUp("disk")
 			l, h := historyLoad(t, e, recovering()[rand.IntN(2)])
 			c := mayhem{t: t, e: e, l: l, m: m}
-			c.run(loadTime(7 * time.Second))
+			c.run(loadTime(5 * time.Second))
 			l.end()
 			h.MustCheck(t)
-			t.Logf("%d engines killed, %d faults of the server, %d upgrades", c.kills, c.faults, c.upgrades)
-			if c.kills < 3 || c.faults < 3 || c.upgrades < 1 {
+			t.Logf("%d engines killed, %d faults of the server, %d upgrades and %d that were refused", c.kills, c.faults, c.upgrades, c.refused)
+			if c.kills < 2 || c.faults < 2 || c.upgrades+c.refused < 1 {
 				t.Error("not much of a mix")
 			}
 			e.waitState("disk", "online")
@@ -114,13 +114,19 @@ type mayhem struct {
 	l *vhostLoad
 	m mixed
 
-	kills, faults, upgrades int
+	kills, faults, upgrades, refused int
 }
 
 func (c *mayhem) run(total time.Duration) {
+	var order []int
 	for end := time.Now().Add(total); time.Now().Before(end) && !c.t.Failed(); {
 		time.Sleep(rand.N(150 * time.Millisecond))
-		switch rand.IntN(4) {
+		if len(order) == 0 { // each in its turn, so that a short run has them all
+			order = rand.Perm(4)
+		}
+		what := order[0]
+		order = order[1:]
+		switch what {
 		case 0:
 			c.kill()
 		case 1:
@@ -129,6 +135,8 @@ func (c *mayhem) run(total time.Duration) {
 		case 2: // an upgrade may find the server away, and be refused
 			if _, err := c.e.tryUpgrade(c.e.otherBuild()); err == nil {
 				c.upgrades++
+			} else {
+				c.refused++
 			}
 		case 3: // all at once
 			c.together()
@@ -220,7 +228,7 @@ func withoutInflight(t *testing.T, e *engine, p *vhosttest.Personality, depth in
 	t.Helper()
 	l := startVhostLoad(t, e, vhosttest.LoadOptions{Options: e.machine(p, 1), Depth: depth, ReadPercent: 50,
 		FlushEvery: 20, Verify: true, Length: uint64(6 * depth * blockSize)})
-	for range upgrades(4) {
+	for range upgrades(3) {
 		l.goesOn(50)
 		replace()
 	}
