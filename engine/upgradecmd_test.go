@@ -74,9 +74,9 @@ done      nbd: generation 2 (1.1.0) runs, after 7.0 s; no request waited longer 
 `
 
 func TestUpgradeCommand(t *testing.T) {
-	var got admin.UpgradeRequest
+	asked := make(chan admin.UpgradeRequest, 1)
 	s := fake(t, &fakeEngine{upgrade: func(plugin string, r admin.UpgradeRequest, report func(admin.Event)) error {
-		if got = r; plugin != "nbd" {
+		if asked <- r; plugin != "nbd" {
 			return admin.Refuse(http.StatusNotFound, "no plugin %q", plugin)
 		}
 		for _, e := range goodNews {
@@ -100,7 +100,7 @@ func TestUpgradeCommand(t *testing.T) {
 		if out.status != exitDone || out.stdout != goodText || out.stderr != "" {
 			t.Errorf("%s: %+v, want\n%s", tc.args, out, goodText)
 		}
-		if !reflect.DeepEqual(got, tc.want) {
+		if got := <-asked; !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: asked for %+v, want %+v", tc.args, got, tc.want)
 		}
 	}

@@ -44,7 +44,7 @@ type queue struct {
 	trips chan<- error // where failures are reported
 
 	recovered int // requests of a connection before, that are submitted again
-	stale     int // of them, those that are still to be taken; they come first
+	stale     int // requests to come that an earlier engine may have sent; they are the first
 
 	reqs   []request // by head
 	chains []virtqueue.Chain
@@ -83,14 +83,22 @@ type request struct {
 func newQueue(x *export, cfg virtqueue.Config, rules virtioblk.Rules, kick, call int, trips chan<- error) (*queue, error) {
 	q := &queue{x: x, index: cfg.Index, rules: rules, trips: trips, kick: kick, call: call, left: make(chan struct{})}
 	var err error
-	if fault := sys.Guard(func() { q.vq, err = virtqueue.New(cfg) }); fault != nil {
+	fault := sys.Guard(func() {
+		if q.vq, err = virtqueue.New(cfg); err == nil && cfg.Inflight == nil {
+			// Without a region nobody knows whether an engine before this one had
+			// taken what is there. It may have.
+			q.stale = q.vq.Pending()
+		}
+	})
+	if fault != nil {
 		return nil, fault
 	}
 	if err != nil {
 		return nil, err
 	}
-	q.recovered = q.vq.Resubmitted()
-	q.stale = q.recovered
+	if q.recovered = q.vq.Resubmitted(); q.recovered > 0 {
+		q.stale = q.recovered
+	}
 	q.reqs = make([]request, cfg.Size)
 	for i := range q.reqs {
 		q.reqs[i].io.Tag = uint64(i)

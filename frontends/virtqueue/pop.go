@@ -122,6 +122,10 @@ func (q *Queue) untake(heads []uint16) {
 	}
 }
 
+// Pending is how many chains of the available ring are still to be taken, as the
+// driver says, and at most the queue's size.
+func (q *Queue) Pending() int { return int(min(q.availIdx.load()-q.last, q.size)) }
+
 // HasWork tells whether Pop would find something. It is one load of a shared
 // line, for polling.
 func (q *Queue) HasWork() bool {

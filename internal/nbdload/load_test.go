@@ -257,7 +257,8 @@ func TestBrokenAnswers(t *testing.T) {
 			<-l.Done()
 			at := l.Now()
 			r, err := l.Stop()
-			if err == nil || !strings.Contains(err.Error(), c.words) || r.Lost == 0 || r.Bad() == nil {
+			// An answer too many may be the last: then nothing is lost.
+			if err == nil || !strings.Contains(err.Error(), c.words) || r.Lost == 0 && name != "duplicate" || r.Bad() == nil {
 				t.Fatalf("%v, %d lost", err, r.Lost)
 			}
 			if r.Gap(at, r.Elapsed) < r.Elapsed-at {
