@@ -221,7 +221,7 @@ const maxResident = 512 << 20
 
 func wantSmall(t *testing.T, e *engine) {
 	t.Helper()
-	if rss := residentBytes(t, e.cmd.Process.Pid); rss > maxResident && os.Getenv("E2E_RACE") != "1" {
+	if rss := residentBytes(t, e.cmd.Process.Pid); rss > maxResident && !raced {
 		t.Errorf("the engine holds %d MiB", rss>>20)
 	}
 }

@@ -28,8 +28,12 @@ var built struct {
 	cache  string // compilation cache of an engine that has run the plugins
 }
 
-// long is set for loads that take their time.
-var long = os.Getenv("E2E_LONG") == "1"
+// long is set for loads that take their time, raced where the engine is slow
+// because the race detector is in it.
+var (
+	long  = os.Getenv("E2E_LONG") == "1"
+	raced = os.Getenv("E2E_RACE") == "1"
+)
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "e2e")
@@ -66,7 +70,7 @@ func build(dir string) error {
 // engineBuild gives the go tool's arguments that make an engine.
 func engineBuild(file string, more ...string) []string {
 	args := append([]string{"build", "-buildvcs=false", "-o", file}, more...)
-	if os.Getenv("E2E_RACE") == "1" {
+	if raced {
 		args = append(args, "-race")
 	}
 	return append(args, "blockengine/engine")

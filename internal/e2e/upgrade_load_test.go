@@ -12,8 +12,11 @@ import (
 
 // upgrades is how many a load has to bear.
 func upgrades(short int) int {
-	if long {
+	switch {
+	case long:
 		return 200
+	case raced:
+		return max(short/4, 2)
 	}
 	return short
 }

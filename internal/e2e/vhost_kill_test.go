@@ -31,6 +31,8 @@ func TestVhostRandomKills(t *testing.T) {
 	rounds, kills := 2, 25
 	if long {
 		rounds = 40
+	} else if raced {
+		kills = 8
 	}
 	for round := range rounds {
 		p := recovering()[round%2]
