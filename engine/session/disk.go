@@ -98,13 +98,14 @@ func exchangeable(old, now *block.Info) error {
 	}
 	for _, p := range promised {
 		if old.Has(p.cap) && !now.Has(p.cap) {
-			return fmt.Errorf("guests have been promised %s, which the new version cannot do", p.name)
+			return &otherDisk{fmt.Errorf("guests have been promised %s, which the new version cannot do", p.name)}
 		}
 	}
 	return nil
 }
 
-// otherDisk is why a version is refused for good.
+// otherDisk is why a version is refused for good: what it shows is not what the
+// volume's guests have.
 type otherDisk struct{ error }
 
 // Unwrap gives what differs.
