@@ -43,11 +43,12 @@ force:
 # The end-to-end tests build the engine by themselves, so the go tool does not
 # see that their result is stale when only the engine has changed.
 E2E := ./internal/e2e
+E2E_TIME := 30m
 NOT_E2E := /internal/e2e$$
 
 test: install-deps ## all tests
 	$(GO) test $$($(GO) list ./... | grep -v '$(NOT_E2E)')
-	$(GO) test -count=1 $(E2E)
+	$(GO) test -count=1 -timeout $(E2E_TIME) $(E2E)
 
 check: ## formatting, vet and staticcheck, of the guests' code too
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
@@ -61,7 +62,7 @@ RACE_EXCEPT := /internal/archtest$$|/pluginhost/wasm/meter$$
 
 race: ## tests under the race detector, the engine under test included
 	$(GO) test -race -p 2 $$($(GO) list ./... | grep -vE '$(RACE_EXCEPT)|$(NOT_E2E)')
-	E2E_RACE=1 $(GO) test -race -count=1 $(E2E)
+	E2E_RACE=1 $(GO) test -race -count=1 -timeout $(E2E_TIME) $(E2E)
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@scripts/fuzz.sh
