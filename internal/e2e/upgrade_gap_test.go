@@ -24,7 +24,7 @@ func TestUpgradeGaps(t *testing.T) {
 				ways = []string{"handover", "second-session", "serial"}
 			}
 			windows := map[string][]window{}
-			for range upgrades(20) / 10 {
+			for range max(upgrades(20)/10, 1) {
 				for _, method := range ways {
 					for _, file := range []string{built.nbd2, built.nbd} {
 						windows["none"] = append(windows["none"], during(load, func() { time.Sleep(100 * time.Millisecond) }))
