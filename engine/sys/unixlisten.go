@@ -8,7 +8,7 @@ import (
 
 // ListenUnix is ListenMode for a Unix socket that replaces one which its owner
 // has left behind. It refuses a path where somebody listens, or where something
-// else stands.
+// else stands. Errors begin with the address.
 func ListenUnix(path string, backlog int, mode os.FileMode) (int, error) {
 	at := SocketAddr{Path: path}
 	fd, err := ListenMode(at, backlog, uint32(mode.Perm()))
@@ -21,7 +21,10 @@ func ListenUnix(path string, backlog int, mode os.FileMode) (int, error) {
 	if errors.Is(err, Errno(EADDRINUSE)) {
 		return -1, errInUse(at)
 	}
-	return fd, err
+	if err != nil {
+		return -1, fmt.Errorf("%v: %w", at, err)
+	}
+	return fd, nil
 }
 
 func errInUse(at SocketAddr) error {
@@ -36,7 +39,7 @@ func removeStale(at SocketAddr) error {
 		return nil // gone by now
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%v: %w", at, err)
 	}
 	if st.Mode()&os.ModeSocket == 0 {
 		return fmt.Errorf("%v: a file that is no socket stands there; remove it or choose another path", at)

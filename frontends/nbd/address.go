@@ -34,13 +34,14 @@ func resolve(network, address string) (sys.SocketAddr, error) {
 
 // listen binds, replacing a Unix socket that its owner left behind.
 func listen(at sys.SocketAddr, mode os.FileMode) (int, error) {
-	fd, err := sys.ListenMode(at, backlog, uint32(mode.Perm()))
-	if at.Path != "" && errors.Is(err, sys.Errno(sys.EADDRINUSE)) {
-		if err = removeStale(at); err != nil {
-			return -1, err
+	if at.Path != "" {
+		fd, err := sys.ListenUnix(at.Path, backlog, mode)
+		if err != nil {
+			return -1, fmt.Errorf("nbd: listen on %w", err)
 		}
-		fd, err = sys.ListenMode(at, backlog, uint32(mode.Perm()))
+		return fd, nil
 	}
+	fd, err := sys.Listen(at, backlog)
 	if errors.Is(err, sys.Errno(sys.EADDRINUSE)) {
 		return -1, fmt.Errorf("nbd: listen on %v: in use by another process; stop it or choose another address", at)
 	}
@@ -48,32 +49,6 @@ func listen(at sys.SocketAddr, mode os.FileMode) (int, error) {
 		return -1, fmt.Errorf("nbd: listen on %v: %w", at, err)
 	}
 	return fd, nil
-}
-
-// removeStale unlinks a socket that refuses connections; anything else that
-// stands there is not ours to remove.
-func removeStale(at sys.SocketAddr) error {
-	st, err := os.Lstat(at.Path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // gone by now
-	}
-	if err != nil {
-		return fmt.Errorf("nbd: listen on %v: %w", at, err)
-	}
-	if st.Mode()&os.ModeSocket == 0 {
-		return fmt.Errorf("nbd: listen on %v: a file that is no socket stands there; remove it or choose another path", at)
-	}
-	fd, _, err := sys.Connect(at)
-	if err == nil {
-		_ = sys.Close(fd)
-	}
-	if !errors.Is(err, sys.Errno(sys.ECONNREFUSED)) {
-		return fmt.Errorf("nbd: listen on %v: in use by another process; stop it or choose another path", at)
-	}
-	if err := os.Remove(at.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("nbd: listen on %v: a socket that nobody listens on is in the way: %w", at, err)
-	}
-	return nil
 }
 
 // A client that is gone without a word is found out after about two minutes.
