@@ -191,11 +191,9 @@ func (cn *conn) loggedIn() {
 		cn.goOnline()
 		return
 	}
-	if old, _ := cn.s().seen(); old != nil {
-		if err := exchangeable(old, &cn.info); err != nil {
-			cn.lose(loss{text: err.Error(), disk: err})
-			return
-		}
+	if err := cn.s().compare(&cn.info); err != nil {
+		cn.lose(loss{text: err.Error(), disk: err})
+		return
 	}
 	cn.state = standby
 	cn.tellSide(nil)
@@ -242,8 +240,8 @@ func (cn *conn) goOnline() {
 // admit looks at the disk before requests go to it.
 func (cn *conn) admit() error {
 	s := cn.s()
-	if old, _ := s.seen(); old != nil && cn.gen.strict && !cn.gen.proven.Load() {
-		if err := exchangeable(old, &cn.info); err != nil {
+	if cn.gen.strict && !cn.gen.proven.Load() {
+		if err := s.compare(&cn.info); err != nil {
 			return err
 		}
 	}

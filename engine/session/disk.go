@@ -104,6 +104,15 @@ func exchangeable(old, now *block.Info) error {
 	return nil
 }
 
+// compare holds what another version shows against the disk as last seen; there
+// is nothing to hold it against before.
+func (s *Session) compare(now *block.Info) error {
+	if old, _ := s.seen(); old != nil {
+		return exchangeable(old, now)
+	}
+	return nil
+}
+
 // otherDisk is why a version is refused for good: what it shows is not what the
 // volume's guests have.
 type otherDisk struct{ error }

@@ -172,10 +172,8 @@ func (cn *conn) judgeLimits(rec []byte, a *abi.Limits) error {
 	if !ok {
 		return &faulty{errors.New("its limits are malformed")}
 	}
-	if old, _ := cn.s().seen(); old != nil {
-		if err := exchangeable(old, &info); err != nil {
-			return err
-		}
+	if err := cn.s().compare(&info); err != nil {
+		return err
 	}
 	if open := len(cn.s().others(cn)) + 1; int(max(a.MaxConns, 1)) < open {
 		return fmt.Errorf("the new version allows %d connections, and %d are open", max(a.MaxConns, 1), open)
