@@ -126,10 +126,11 @@ func (c *channel) dispatch() {
 	if c.held != 0 {
 		return
 	}
-	if cn := c.conn; cn != nil && cn.state == online {
+	if c.isOnline() {
 		if c.heldAt != 0 {
 			c.notePause()
 		}
+		cn := c.conn
 		cn.submit(&c.waiting)
 		cn.send()
 		return
@@ -166,6 +167,9 @@ func (c *channel) finish(io *volume.IO, st block.Status) {
 		c.done.Complete(io)
 	}
 }
+
+// isOnline tells whether the channel has a connection for requests.
+func (c *channel) isOnline() bool { return c.conn != nil && c.conn.state == online }
 
 // start connects, unless there is a connection already.
 func (c *channel) start() {

@@ -52,7 +52,7 @@ func (s *Session) mayOpen(more int) error {
 	_, conns := s.seen()
 	open, reinstates := 0, false
 	s.onEach(func(c *channel) {
-		if c.conn != nil && c.conn.state == online {
+		if c.isOnline() {
 			open++
 			reinstates = reinstates || c.conn.fence == abi.FenceReinstate
 		}
@@ -107,7 +107,7 @@ func (s *Session) Verify(ctx context.Context, g *Generation) error {
 func (o *order) second(ctx context.Context) error {
 	n := 0
 	o.s.onEach(func(c *channel) {
-		if c.conn != nil && c.conn.state == online {
+		if c.isOnline() {
 			n++
 		}
 	})
@@ -134,7 +134,7 @@ func (o *order) openAll(ctx context.Context) error {
 	home := o.s.channels[o.s.opt.Home.Index()].Load()
 	for _, first := range []bool{true, false} {
 		err := o.s.all(ctx, func(c *channel, done func(error)) {
-			if (c == home) != first || c.conn == nil || c.conn.state != online {
+			if (c == home) != first || !c.isOnline() {
 				done(nil)
 				return
 			}

@@ -307,7 +307,7 @@ func (o *order) handover(ctx context.Context) error {
 func (o *order) canHandOver() error {
 	open, able := 0, 0
 	o.s.onEach(func(c *channel) {
-		if c.conn != nil && c.conn.state == online {
+		if c.isOnline() {
 			open++
 			if c.conn.handover {
 				able++
@@ -344,7 +344,7 @@ func (o *order) stage(insts []guest.Instance) error {
 	var errs []error
 	o.s.onEach(func(c *channel) {
 		cn, i := c.conn, c.r.Index()
-		if len(errs) > 0 || cn == nil || cn.state != online {
+		if len(errs) > 0 || !c.isOnline() {
 			return
 		}
 		if insts[i] == nil || !cn.isQuiet() {
