@@ -286,6 +286,7 @@ func (o *order) handover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	o.To.parity = o.from.parity // it is the same session; a trial login may have had another
 	defer o.free()
 	if err := o.drain(ctx); err != nil {
 		return err
