@@ -89,7 +89,7 @@ var examples = map[string]struct{ bad, good []Edge }{
 	},
 	"sdk has no dependencies": {
 		bad:  []Edge{{"./sdk/abi", "github.com/x/y", false}, {"./sdk/store", "golang.org/x/sys/unix", false}},
-		good: []Edge{{"./sdk/abi", "unsafe", false}, {"./sdk/sdktest", "github.com/x/y", true}, {"./engine/sys", "golang.org/x/sys/unix", false}},
+		good: []Edge{{"./sdk/abi", "unsafe", false}, {"./sdk/process", "google.golang.org/grpc", false}, {"./sdk/sdktest", "github.com/x/y", true}, {"./engine/sys", "golang.org/x/sys/unix", false}},
 	},
 	"guests have no system": {
 		bad: []Edge{{"./sdk/block", "fmt", false}, {"./sdk/abi", "os", false}, {"./sdk/protocol", "net/url", false},
@@ -147,7 +147,20 @@ var examples = map[string]struct{ bad, good []Edge }{
 	},
 	"guest is a face": {
 		bad:  []Edge{{"./engine/pluginhost/guest", "./engine/session", false}},
-		good: []Edge{{"./engine/pluginhost/guest", "./sdk/abi", false}},
+		good: []Edge{{"./engine/pluginhost/guest", "./sdk/abi", false}, {"./engine/pluginhost/guest", "./engine/reactor", false}},
+	},
+	"processes speak go-plugin": {
+		bad: []Edge{{"./engine/pluginhost", "github.com/hashicorp/go-plugin", false}, {"./sdk/store", "google.golang.org/grpc/codes", false}},
+		good: []Edge{{"./engine/pluginhost/process", "github.com/hashicorp/go-plugin", false}, {"./sdk/process", "google.golang.org/grpc", false},
+			{"./engine/session", "github.com/hashicorp/go-plugin", true}},
+	},
+	"processes are a runtime": {
+		bad:  []Edge{{"./engine/pluginhost/process", "./engine/session", false}, {"./engine/pluginhost/process", "./engine/pluginhost/wasm", false}},
+		good: []Edge{{"./engine/pluginhost/process", "./engine/pluginhost/guest", false}, {"./engine/pluginhost/process", "./sdk/process/ring", false}},
+	},
+	"the sandbox holds any process": {
+		bad:  []Edge{{"./engine/pluginhost/sandbox", "./engine/pluginhost/process", false}, {"./engine/pluginhost/sandbox", "./sdk/abi", false}},
+		good: []Edge{{"./engine/pluginhost/sandbox", "./engine/sys", false}},
 	},
 	"wasm runs modules": {
 		bad:  []Edge{{"./engine/pluginhost/wasm", "./engine/transport", false}, {"./engine/pluginhost/wasm", "./engine/pluginhost/builtin", false}},

@@ -28,8 +28,23 @@ var Rules = []Rule{
 		Reason: "third parties build plugins against sdk alone; what it imported would become part of their contract",
 	}, {
 		Name: "sdk has no dependencies",
-		From: []string{sdk}, To: []string{"github.com/...", "golang.org/...", "google.golang.org/...", "gopkg.in/...", "honnef.co/..."},
+		From: []string{sdk}, FromExcept: []string{"./sdk/process/..."},
+		To:     []string{"github.com/...", "golang.org/...", "google.golang.org/...", "gopkg.in/...", "honnef.co/..."},
 		Reason: "whoever writes a plugin takes on the standard library and nothing else (our own tests may run it in wazero)",
+	}, {
+		Name: "processes speak go-plugin",
+		From: []string{project}, FromExcept: []string{"./sdk/process/...", "./engine/pluginhost/process/..."},
+		To:     []string{"github.com/hashicorp/...", "google.golang.org/grpc/..."},
+		Reason: "control of plugin processes has two ends; nobody else starts processes or calls procedures",
+	}, {
+		Name: "processes are a runtime",
+		From: []string{"./engine/pluginhost/process/..."}, To: []string{project},
+		ToExcept: []string{sdk, guest, reactor, sys, "./engine/pluginhost/process/...", "./engine/pluginhost/sandbox"},
+		Reason:   "it runs plugins and knows what crosses the boundary; volumes and sessions are not its business",
+	}, {
+		Name: "the sandbox holds any process",
+		From: []string{"./engine/pluginhost/sandbox"}, To: []string{project}, ToExcept: []string{sys},
+		Reason: "it starts and ends processes; what they are for is not its business",
 	}, {
 		Name: "guests have no system",
 		From: []string{"./sdk/block", "./sdk/abi", "./sdk/manifest", "./sdk/protocol", "./sdk/wasm"},
@@ -85,8 +100,8 @@ var Rules = []Rule{
 		Reason: "it drives the one face that all runtimes show (pluginhost/guest), for requests of every frontend",
 	}, {
 		Name: "guest is a face",
-		From: []string{guest}, To: []string{project}, ToExcept: []string{sdk},
-		Reason: "runtimes and sessions both know it, so it can know neither",
+		From: []string{guest}, To: []string{project}, ToExcept: []string{sdk, reactor},
+		Reason: "runtimes and sessions both know it, so it can know neither; reactors are what both run on",
 	}, {
 		Name: "wasm runs modules",
 		From: []string{wasmHost}, To: []string{project}, ToExcept: []string{sdk, guest, wasmHost, sys},

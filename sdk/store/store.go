@@ -29,6 +29,11 @@ type Manifest struct {
 	Name    string
 	Version string
 	Options []Option
+	// FenceOnExit says that what the plugin was doing is over when its process
+	// is: nobody behind it can still change the disk. A plugin that sends writes
+	// to somebody else leaves it out, and after its death the engine waits for
+	// the volume's fence time before a write of unknown outcome is sent again.
+	FenceOnExit bool
 }
 
 // Option describes one option of a volume.

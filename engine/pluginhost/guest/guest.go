@@ -1,11 +1,13 @@
-// Package guest is the seam between the engine and a protocol plugin in
-// whatever runtime: an instance takes event records and gives action records
-// (package sdk/abi). It knows nothing of sockets or requests.
+// Package guest is the seam between the engine and a plugin in whatever runtime.
+// A protocol plugin's instance takes event records and gives action records
+// (package sdk/abi); a store plugin in a process of its own is reached by links,
+// which take requests. It knows nothing of sockets.
 package guest
 
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"blockengine/sdk/abi"
 	"blockengine/sdk/manifest"
@@ -25,6 +27,10 @@ const (
 	BudgetIdle  = 50_000_000 // collecting garbage
 	BudgetInit  = 50_000_000 // start, _initialize, be_buffers
 )
+
+// CallWait is how long a call that must be answered at once may wait for another
+// process. It is what BudgetLogin lets a metered guest run.
+const CallWait = 50 * time.Millisecond
 
 // Instance is the state machine of one connection. It is used by one
 // goroutine at a time.
@@ -46,7 +52,7 @@ type Module interface {
 	Manifest() manifest.Manifest
 	// Hash is the SHA-256 of the file in hex, or "builtin".
 	Hash() string
-	// Runtime is "builtin" or "wasm".
+	// Runtime is "builtin", "wasm" or "process".
 	Runtime() string
 	// NewInstance makes the state machine of a new connection. It may take
 	// milliseconds: it is called off the reactors.
@@ -57,7 +63,7 @@ type Module interface {
 
 // Trap is the end of an instance by the plugin's own fault.
 type Trap struct {
-	Cause string // "budget", "depth", "memory", "unreachable", "exit", "output"
+	Cause string // "budget", "depth", "memory", "unreachable", "exit", "output", "hang"
 	Err   error  // the runtime's own words, may be nil
 }
 

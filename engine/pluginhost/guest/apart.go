@@ -1,0 +1,114 @@
+package guest
+
+import (
+	"context"
+
+	"blockengine/engine/reactor"
+	"blockengine/sdk/block"
+	"blockengine/sdk/manifest"
+)
+
+// Apart is an Instance that runs in another process. To wait for it would hold
+// up everything else on the reactor, so its answers come as events.
+//
+// Call works as well, for the few calls whose answer has to be there at once
+// (Save, the Opened of a version that resumes, Closed). It waits for at most
+// CallWait, and takes no answer for a trap.
+type Apart interface {
+	Instance
+	// Attach gives the instance to r: Begin and Answer are called there, and
+	// answered is, once for each Begin, when there is an answer. It is called
+	// before the first Begin, on r.
+	Attach(r *reactor.Reactor, answered func()) error
+	// Begin hands in the first n bytes of Input, n = 0 for more of the actions
+	// before. Input is not touched until the answer. A process that does not
+	// answer in time is killed; budget says only whether the call is one of those
+	// that may take long.
+	Begin(n int, budget int64)
+	// Answer gives what Call would have given. The actions are a copy that the
+	// plugin cannot change, valid until the next Begin.
+	Answer() (actions []byte, more bool, err error)
+}
+
+// Store is a loaded store plugin that runs in a process of its own.
+type Store interface {
+	// Manifest describes it. ABI and Payload are not used.
+	Manifest() manifest.Manifest
+	// Hash is the SHA-256 of the file in hex.
+	Hash() string
+	// Runtime is "process".
+	Runtime() string
+	// FenceOnExit says that what the process was doing is over when the process
+	// is: nobody behind it can still change the disk.
+	FenceOnExit() bool
+	// NewLink opens the disk of a volume, or one more way to it: all links of
+	// a volume to one process share a device. It may take long: it is called off
+	// the reactors, and ends with ctx.
+	NewLink(ctx context.Context, o LinkOptions) (Link, error)
+	// Close ends the process when its links are closed.
+	Close() error
+}
+
+// LinkOptions say what a link is for.
+type LinkOptions struct {
+	Volume   string
+	ReadOnly bool
+	Options  []byte // "name=value\0" in the manifest's order
+	Reactor  int    // that will use it
+}
+
+// Link is one reactor's way to a disk in another process: rings of requests and
+// completions, and a buffer for the payload of each slot, in shared memory.
+// All methods are called on the reactor that Start was given.
+type Link interface {
+	// Info describes the disk. MaxTransfer is set, and is the size of a slot's
+	// buffer.
+	Info() block.Info
+	// Depth is how many slots there are.
+	Depth() int
+	// Start begins to look for completions.
+	Start(r *reactor.Reactor, owner LinkOwner) error
+	// Payload is a slot's buffer, MaxTransfer bytes. It is the process's from
+	// Submit to Finished, and untrusted for ever: read it once.
+	Payload(slot int) []byte
+	// Submit puts a request into the ring. A slot is free again with Finished.
+	Submit(slot int, op block.Op, flags block.Flags, offset, length uint64)
+	// Push makes what was submitted visible to the process and wakes it if it
+	// sleeps.
+	Push()
+	// Close gives the link up, with what is outstanding on it, none of which is
+	// told any more. fenced is called once, on the reactor, when the process can
+	// no longer carry any of it out: it has said so, or it has been reaped. It
+	// may be called from within Close.
+	Close(fenced func())
+}
+
+// LinkOwner is told what comes from the process, on the link's reactor.
+type LinkOwner interface {
+	// Finished ends a request. A slot that is not outstanding has been sorted
+	// out before. filled counts the bytes of a read. extents are a block
+	// status's, valid during the call.
+	Finished(slot int, st block.Status, filled uint64, extents []block.Extent)
+	// Turn comes after a batch of Finished.
+	Turn()
+	// Changed says that the disk has another size, or that it has gone.
+	Changed(info block.Info)
+	// Lost says that the process is gone, hangs or has broken the contract: err
+	// is a *Trap in the latter two cases, and if it ended by its own fault. The
+	// link is good only for Close.
+	Lost(err error)
+}
+
+// Tap sees what crosses the seam of a connection. Its methods are called on the
+// connection's reactor and must not block, and must not keep what they are given.
+type Tap interface {
+	// Events are the records that the plugin is about to be handed; none if it
+	// is asked for more of its actions.
+	Events(b []byte)
+	// Actions are what it has answered, before they are carried out. err is a
+	// trap.
+	Actions(b []byte, more bool, err error)
+	// Closed says that nothing more comes: the connection has ended, or another
+	// version goes on with it.
+	Closed()
+}
