@@ -1,0 +1,108 @@
+package control
+
+import "blockengine/sdk/block"
+
+// Version of these calls. An engine and a plugin understand each other when the
+// major versions are the same; fields are added only, and what one side does not
+// know it ignores.
+const (
+	Major   = 1
+	Minor   = 0
+	Version = Major<<16 | Minor
+)
+
+// MaxMessage is the most bytes that a message may have, either way.
+const MaxMessage = 1 << 20
+
+// Kind is which contract a plugin fulfils.
+type Kind string
+
+// The kinds.
+const (
+	Protocol Kind = "protocol" // package protocol
+	Store    Kind = "store"    // package store
+)
+
+// Hello asks who the plugin is.
+type Hello struct {
+	Version uint32 `json:"version"` // of the engine's end
+}
+
+// Manifest answers Hello.
+type Manifest struct {
+	Version     uint32   `json:"version"` // of the plugin's end
+	Kind        Kind     `json:"kind"`
+	Name        string   `json:"name"`
+	Release     string   `json:"release"`           // the plugin's own version
+	ABI         uint32   `json:"abi"`               // abi.Version it was built with
+	Payload     string   `json:"payload,omitempty"` // manifest.Payload of a protocol plugin
+	Options     []Option `json:"options,omitempty"`
+	FenceOnExit bool     `json:"fence_on_exit,omitempty"` // store.Manifest's
+}
+
+// Option is a manifest.Option.
+type Option struct {
+	Name     string `json:"name"`
+	Type     string `json:"type"` // manifest.OptionType's name
+	Required bool   `json:"required,omitempty"`
+	Secret   bool   `json:"secret,omitempty"`
+	Help     string `json:"help,omitempty"`
+}
+
+// OpenDevice opens a volume's disk. The answer is its Info.
+type OpenDevice struct {
+	Device   uint64 `json:"device"` // chosen by the engine, never used again
+	Volume   string `json:"volume"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+	Options  []byte `json:"options,omitempty"` // "name=value\0" in the manifest's order
+}
+
+// Info is a block.Info.
+type Info struct {
+	Size           uint64     `json:"size"`
+	BlockSize      uint32     `json:"block_size"`
+	PreferredBlock uint32     `json:"preferred_block"`
+	MaxTransfer    uint32     `json:"max_transfer"`
+	MaxZeroes      uint64     `json:"max_zeroes"`
+	MaxDiscard     uint64     `json:"max_discard"`
+	Caps           block.Caps `json:"caps"`
+	Identity       string     `json:"identity"`
+}
+
+// InfoOf makes the message of a description.
+func InfoOf(i block.Info) Info { return Info(i) }
+
+// Block is the inverse of InfoOf.
+func (i Info) Block() block.Info { return block.Info(i) }
+
+// CloseDevice closes a disk whose channels are closed.
+type CloseDevice struct {
+	Device uint64 `json:"device"`
+}
+
+// OpenChannel begins to serve a region of shared memory: the channel of a
+// device, or, with Device 0, an instance of a protocol plugin. Its descriptors
+// come over the other socket, under the same number.
+type OpenChannel struct {
+	Channel uint64 `json:"channel"` // chosen by the engine, never used again
+	Device  uint64 `json:"device,omitempty"`
+	Layout  Layout `json:"layout"`
+	Poll    int64  `json:"poll_ns"` // how long to look for work before sleeping; 0: not at all
+}
+
+// Layout says what the region of a device's channel holds. An instance's has a
+// fixed form.
+type Layout struct {
+	Slots    uint32 `json:"slots,omitempty"`
+	Transfer uint32 `json:"transfer,omitempty"` // bytes of each slot's payload
+	Size     uint64 `json:"size,omitempty"`     // of the whole region, in bytes
+}
+
+// CloseChannel ends the serving of a region. The answer comes when nothing of it
+// is outstanding in the plugin any more.
+type CloseChannel struct {
+	Channel uint64 `json:"channel"`
+}
+
+// Done answers what has nothing else to tell, and asks what needs no more words.
+type Done struct{}
