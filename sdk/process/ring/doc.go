@@ -1,0 +1,38 @@
+// Package ring is the memory that the engine shares with a plugin in a process
+// of its own: where requests and their results, or events and actions, lie, and
+// how each side learns that there is something for it. It is to processes what
+// package abi is to WebAssembly.
+//
+// A region is a sealed memory file. The engine writes its Header and passes the
+// file on, with an event counter; package process maps it. One region serves
+// one link (Store) or one connection's state machine (Machine):
+//
+//	Store    header │ words │ submissions │ completions │ a buffer for each slot
+//	Machine  header │ words │ events in │ actions out
+//
+// All integers are little endian. A word has one writer; the other side only
+// reads it. Sequence numbers run freely and wrap at 2^32: entry number n of a
+// ring is at place n modulo the number of slots.
+//
+// Store. The engine fills Submission entries, then stores their number in
+// SubTail. The process takes them, in order, and stores how many in SubHead. It
+// fills Completion entries in the order in which requests end, and stores their
+// number in CompTail. A slot is in use from its submission to its completion, so
+// neither ring can be full. The payload of a request lies at the start of its
+// slot's buffer, and so do the extents of a block status.
+//
+// Machine. The engine puts events at the start of the one buffer, their length
+// into CallIn, and adds one to SubTail. The process puts the actions at the start
+// of the other, what Machine.Call gave into CallOut, and adds one to CompTail.
+// Neither touches what is the other's turn.
+//
+// Waking. The process sleeps in FUTEX_WAIT on SubTail, and says so in SubArmed
+// before it looks for the last time; the engine, after it has stored SubTail,
+// looks at SubArmed and calls FUTEX_WAKE. The engine says in CompArmed how it
+// wants to be woken: by the event counter (WakeEvent) or FUTEX_WAKE on CompTail
+// (WakeFutex). Whoever wakes does not clear the other's word. The engine sleeps
+// on nothing that the process could make block it, and so never reads the
+// counter either.
+//
+// The process is a stranger: the engine reads what it writes once, and checks it.
+package ring
