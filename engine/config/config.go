@@ -71,6 +71,7 @@ func parseWith(name string, data []byte, change func(*reader)) (*Config, error) 
 	change(r)
 	r.checkVolumes()
 	r.checkListeners()
+	r.checkDevices()
 	return r.cfg, r.problems.Err()
 }
 

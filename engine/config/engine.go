@@ -23,6 +23,8 @@ type Engine struct {
 	Reactors int
 	// Poll is how long a reactor spins before it sleeps; 0: not at all.
 	Poll time.Duration
+	// LockMemory keeps the engine's memory from being swapped out.
+	LockMemory bool
 	// LogLevel is the least level that is logged.
 	LogLevel slog.Level
 }
@@ -48,6 +50,7 @@ func (r *reader) engine(s *section) Engine {
 	e.HTTP = parsed(s, "http", DefaultHTTP, "an address", `write HOST:PORT in quotes, or "" for none`, parseHTTP)
 	e.Reactors = s.integer("reactors", 0, 0, MaxReactors)
 	e.Poll = s.duration("poll", DefaultPoll, "50us", MaxPoll)
+	e.LockMemory = s.boolean("lock_memory")
 	e.LogLevel = logLevel(s)
 	s.finish()
 	return e

@@ -4,16 +4,18 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Frontend is how an export is served.
 type Frontend string
 
-// The frontends. ublk is known and refused in this version.
+// The frontends.
 const (
 	FrontendNBD       Frontend = "nbd"
 	FrontendVhostUser Frontend = "vhost-user-blk"
 	FrontendUblk      Frontend = "ublk"
+	FrontendNBDKernel Frontend = "nbd-kernel"
 )
 
 // Export is an [[export]] section.
@@ -29,6 +31,21 @@ type Export struct {
 	Connect     string  // vhost-user-blk: where a VMM listens, instead; absolute path
 	Serial      string  // vhost-user-blk: the disk's serial number in the guest; the name if not set
 	Queues      int     // vhost-user-blk and ublk
+
+	// Of ublk and nbd-kernel, which make devices of this host.
+	Device int    // its number, or AnyDevice
+	OnStop OnStop // what becomes of it when the engine is stopped
+
+	// Of ublk.
+	Depth        int // requests that each queue holds
+	MaxIO        uint64 // bytes of the largest request
+	Recovery     Recovery
+	Unprivileged bool // made as a device that needs no CAP_SYS_ADMIN
+
+	// Of nbd-kernel.
+	Connections     int           // between the kernel and the engine
+	DeadConnTimeout time.Duration // how long requests wait for the next engine; to the second
+	RequestTimeout  time.Duration // after which the kernel gives a connection up, and sends the request again
 }
 
 // Limits of exports.
@@ -48,13 +65,14 @@ func (r *reader) export(s *section) Export {
 	e.Place = s.Place
 	e.Description = s.text("description")
 	e.Volume = s.text("volume")
-	e.Frontend = choice(s, "frontend", "", []Frontend{FrontendNBD, FrontendVhostUser}, FrontendUblk)
+	e.Frontend = choice(s, "frontend", "", []Frontend{FrontendNBD, FrontendVhostUser, FrontendUblk, FrontendNBDKernel})
 	e.ReadOnly = s.boolean("read_only")
 	e.Listen = s.address("listen")
 	e.Socket = parsed(s, "socket", "", "a path", "put it in quotes", r.exportSocket)
 	e.Connect = parsed(s, "connect", "", "a path", "put it in quotes", r.exportSocket)
 	e.Serial = s.text("serial")
 	e.Queues = s.integer("queues", 1, 1, MaxQueues)
+	r.deviceKeys(s, &e)
 	s.finish()
 	r.checkExportName(s, e)
 	r.checkFrontend(s, e)
@@ -77,7 +95,7 @@ func (r *reader) checkExportName(s *section, e Export) {
 		}
 		return
 	}
-	if e.Frontend == FrontendVhostUser || e.Frontend == FrontendUblk {
+	if e.Frontend == FrontendVhostUser || e.Frontend.isDevice() {
 		if !isName(e.Name) {
 			s.bad("name", quote(e.Name)+" is not allowed", nameFix)
 		}
@@ -104,6 +122,16 @@ var frontendKeys = map[string][]Frontend{
 	"connect":     {FrontendVhostUser},
 	"serial":      {FrontendVhostUser},
 	"queues":      {FrontendVhostUser, FrontendUblk},
+
+	"device":            {FrontendUblk, FrontendNBDKernel},
+	"on_stop":           {FrontendUblk, FrontendNBDKernel},
+	"depth":             {FrontendUblk},
+	"max_io":            {FrontendUblk},
+	"recovery":          {FrontendUblk},
+	"unprivileged":      {FrontendUblk},
+	"connections":       {FrontendNBDKernel},
+	"dead_conn_timeout": {FrontendNBDKernel},
+	"request_timeout":   {FrontendNBDKernel},
 }
 
 // checkFrontend checks that an export has what its frontend needs and no more.
@@ -114,8 +142,6 @@ func (r *reader) checkFrontend(s *section, e Export) {
 		return
 	case e.Frontend == "":
 		return // already reported
-	case e.Frontend == FrontendUblk:
-		s.bad("frontend", quote(string(e.Frontend))+" is not in this version", `write "nbd" or "vhost-user-blk"`)
 	}
 	for _, key := range s.inOrder() {
 		fits, special := frontendKeys[key]
@@ -154,6 +180,7 @@ func (r *reader) checkExportVolume(s *section, e *Export) {
 	}
 	if v, ok := r.volumeNames[e.Volume]; ok {
 		e.ReadOnly = e.ReadOnly || r.cfg.Volumes[v].ReadOnly
+		r.checkDevice(s, e, &r.cfg.Volumes[v])
 		return
 	}
 	fix := "add a [[volume]] with that name"

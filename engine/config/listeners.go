@@ -30,6 +30,7 @@ func (r *reader) checkListeners() {
 	if e.HTTP != "" {
 		r.claimHTTP(claims)
 	}
+	r.claimNBDKernel(claims)
 	names := make(map[listener]int)
 	for i, s := range r.exports {
 		export := r.cfg.Exports[i]
