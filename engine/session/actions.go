@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"time"
 	"unsafe"
 
@@ -13,36 +14,63 @@ import (
 // maxRounds is how many output buffers a plugin may fill for one call.
 const maxRounds = 64
 
+// endless is what a plugin does that fills maxRounds.
+const endless = "its actions do not come to an end"
+
 // call hands n bytes of events to the plugin and carries out its actions. It
-// reports whether the connection is still there.
-func (cn *conn) call(n int, budget int64) bool {
+// reports whether the caller goes on at once. If not, the connection is lost, or
+// the plugin runs in another process, and then is taken when it has answered.
+func (cn *conn) call(n int, budget int64, then step) bool {
+	if cn.apart != nil {
+		cn.begin(n, budget, then)
+		return false
+	}
 	for round := 0; ; round++ {
 		if round == maxRounds {
-			return cn.violation("its actions do not come to an end")
+			return cn.violation(endless)
 		}
 		cn.calls++
+		cn.tapEvents(n)
 		actions, more, err := cn.inst.Call(n, budget)
-		if err != nil {
-			cn.lose(loss{text: err.Error(), trap: true})
-			return false
-		}
-		if !cn.run(actions) {
+		if !cn.took(actions, more, err) {
 			return false
 		}
 		if !more {
 			return true
 		}
-		if len(actions) == 0 {
-			return cn.violation("it has more actions but gives none")
-		}
 		n = 0
 	}
+}
+
+// took carries out what the plugin has answered. It reports whether the
+// connection is still there.
+func (cn *conn) took(actions []byte, more bool, err error) bool {
+	if cn.tap != nil {
+		cn.tap.Actions(actions, more, err)
+	}
+	if err != nil {
+		cn.lose(trapped(err))
+		return false
+	}
+	if !cn.run(actions) {
+		return false
+	}
+	if more && len(actions) == 0 {
+		return cn.violation("it has more actions but gives none")
+	}
+	return true
+}
+
+// trapped is the loss by an error of an instance.
+func trapped(err error) loss {
+	var trap *guest.Trap
+	return loss{text: err.Error(), trap: true, died: errors.As(err, &trap) && trap.Cause == "exit"}
 }
 
 // violation ends the connection because the plugin broke the contract.
 func (cn *conn) violation(what string) bool {
 	cn.log.Error("plugin broke the contract", "what", what)
-	cn.lose(loss{text: "plugin " + cn.gen.module.Manifest().Name + " broke the contract: " + what, wrong: true})
+	cn.lose(loss{text: "plugin " + cn.gen.name() + " broke the contract: " + what, wrong: true})
 	return false
 }
 
@@ -285,9 +313,9 @@ func (cn *conn) fail(rec []byte) bool {
 
 // rareCall is a call that is not on the data path. Only the login and the
 // goodbye may take long.
-func (cn *conn) rareCall(n int) bool {
+func (cn *conn) rareCall(n int, then step) bool {
 	if cn.state == online {
-		return cn.call(n, guest.BudgetCall+int64(n)*guest.PerByte)
+		return cn.call(n, guest.BudgetCall+int64(n)*guest.PerByte, then)
 	}
-	return cn.call(n, guest.BudgetLogin)
+	return cn.call(n, guest.BudgetLogin, then)
 }

@@ -31,19 +31,24 @@ const (
 
 // conn is a connection of a channel and the plugin's state machine for it.
 type conn struct {
-	ch       *channel
-	gen      *Generation
-	log      *slog.Logger
-	state    connState
-	kind     uint16 // how it came to be: abi.Session…
-	onlineAt int64  // ns, taken after the login
-	number   uint32 // in the session, valid from login on
-	addr     transport.Address
-	dialer   *transport.Dialer
-	stream   *transport.Stream
-	inst     guest.Instance
-	cancel   context.CancelFunc // ends the preparation off the reactor
-	timer    reactor.Timer      // login's, goodbye's or the fence's deadline
+	ch         *channel
+	gen        *Generation
+	log        *slog.Logger
+	state      connState
+	kind       uint16 // how it came to be: abi.Session…
+	onlineAt   int64  // ns, taken after the login
+	number     uint32 // in the session, valid from login on
+	registered bool   // it has a number that a link has asked for
+	addr       transport.Address
+	dialer     *transport.Dialer
+	stream     *transport.Stream
+	inst       guest.Instance
+	apart      guest.Apart // the same, if it runs in another process
+	link       guest.Link  // instead of stream and inst: a store in another process
+	tap        guest.Tap   // sees what inst is handed and answers; may be nil
+	await      await
+	cancel     context.CancelFunc // ends the preparation off the reactor
+	timer      reactor.Timer      // login's, goodbye's or the fence's deadline
 
 	// What the plugin said of the connection.
 	info     block.Info
@@ -77,10 +82,12 @@ type conn struct {
 	directives []directive
 	predict    prediction
 	wanted     uint64 // stream position + 1 at which the plugin last chose another cut
-	served     bool   // a request has ended well
-	acked      bool   // it acknowledged a write that is not durable by itself
-	closing    bool   // it asked to close when all is sent
-	hangup     bool   // the end of the stream is near: a short read does not mean that there is no more
+	cut        cut    // how the stream was cut last
+	handing    handing
+	served     bool // a request has ended well
+	acked      bool // it acknowledged a write that is not durable by itself
+	closing    bool // it asked to close when all is sent
+	hangup     bool // the end of the stream is near: a short read does not mean that there is no more
 	sendCRC    uint32
 	recvCRC    uint32
 	events     []abi.Digest // to be told
@@ -103,6 +110,7 @@ type loss struct {
 	text   string
 	byEOF  bool // the server closed, or the transport failed: nothing more can be learnt from the socket
 	trap   bool
+	died   bool  // the plugin's process is gone; whoever runs it spaces new ones
 	wrong  bool  // the plugin broke the contract
 	failed bool  // the plugin gave the connection up, or did not finish the login
 	disk   error // the disk is another one
@@ -128,6 +136,10 @@ func (cn *conn) s() *Session { return cn.ch.s }
 // dial prepares off the reactor what may block, the name look-up and the
 // plugin's instance, and then connects on it.
 func (cn *conn) dial() {
+	if cn.gen.store != nil {
+		cn.dialLink()
+		return
+	}
 	s, r := cn.s(), cn.ch.r
 	cn.addr = s.target()
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
@@ -144,14 +156,19 @@ func (cn *conn) dial() {
 }
 
 func (cn *conn) prepared(addr sys.SocketAddr, inst guest.Instance, err error) {
-	cn.inst = inst
+	cn.use(inst)
 	if cn.state == lost { // given up meanwhile
 		cn.closeInstance()
 		return
 	}
+	if err == nil {
+		err = cn.attach(inst)
+	}
 	if err != nil {
+		l := trapped(err)
 		var trap *guest.Trap
-		cn.lose(loss{text: err.Error(), trap: errors.As(err, &trap)})
+		l.trap = errors.As(err, &trap)
+		cn.lose(l)
 		return
 	}
 	cn.dialer = transport.Dial(cn.ch.r, addr, connectTimeout, cn.dialed)
@@ -180,7 +197,7 @@ func (cn *conn) dialed(fd int, err error) {
 		cn.lose(loss{text: "options and session data are too long for the plugin's interface", failed: true})
 		return
 	}
-	cn.call(n, guest.BudgetLogin)
+	cn.call(n, guest.BudgetLogin, thenNothing)
 	cn.send()
 }
 
@@ -226,7 +243,7 @@ func (cn *conn) goOnline() {
 	s.lastErr = ""
 	s.mu.Unlock()
 	s.opt.Volume.SetState(volume.Online, "")
-	cn.log.Info("connected", "address", cn.addr.String(), "connection", cn.number, "size", cn.info.Size)
+	cn.log.Info("connected", "address", cn.where(), "connection", cn.number, "size", cn.info.Size)
 	s.fencedBy(cn)
 	if cn.fence == abi.FenceReinstate {
 		for old := range c.old {
@@ -292,7 +309,11 @@ func (cn *conn) Ready(events uint32) {
 			cn.ch.r.Defer(&cn.ch.submit)
 		}
 	}
-	if events&^sys.EpollOut != 0 && cn.state != lost {
+	switch events &^= sys.EpollOut; {
+	case events == 0 || cn.state == lost:
+	case cn.await.on:
+		cn.await.ready |= events
+	default:
 		cn.receive()
 	}
 }
@@ -362,6 +383,9 @@ func (cn *conn) lose(l loss) {
 	if cn.stream != nil {
 		cn.leaveSocket(l)
 	}
+	if cn.link != nil {
+		cn.leaveLink(l)
+	}
 	cn.gen.add(c.r.Index(), &cn.tally)
 	cn.noteOldest(c.r.Now()) // nothing is outstanding
 	c.forget(cn)
@@ -382,11 +406,13 @@ func (cn *conn) lose(l loss) {
 }
 
 // heard reports whether the server has said anything.
-func (cn *conn) heard() bool { return cn.stream.Pos() > 0 || len(cn.stream.Buffered()) > 0 }
+func (cn *conn) heard() bool {
+	return cn.stream != nil && (cn.stream.Pos() > 0 || len(cn.stream.Buffered()) > 0)
+}
 
 // unserved notes what it means for the channel that its connection ends.
 func (c *channel) unserved(cn *conn, l loss, was connState) {
-	if cn.served && !l.trap && !l.wrong {
+	if cn.served && (!l.trap || l.died) && !l.wrong {
 		c.backoff = 0 // it worked; what ended it is no reason to wait
 		if c.r.Now()-c.onlineAt < int64(time.Second) {
 			c.backoff = firstBackoff // unless it ends all the time
@@ -430,13 +456,13 @@ func (cn *conn) count(l loss, was connState) {
 	case online:
 		s.counters.losses.Add(1)
 		g.counters.lost.Add(1)
-		cn.log.Warn("connection lost", "address", cn.addr.String(), "connection", cn.number, "reason", l.text, "outstanding", cn.order.Len())
+		cn.log.Warn("connection lost", "address", cn.where(), "connection", cn.number, "reason", l.text, "outstanding", cn.order.Len())
 	case dialing, login:
 		if was == login || l.fault() {
 			g.counters.refused.Add(1)
 		}
 		if l.text != "" && cn.side == nil {
-			cn.ch.complain(cn.log, "no connection", "address", cn.addr.String(), "reason", l.text)
+			cn.ch.complain(cn.log, "no connection", "address", cn.where(), "reason", l.text)
 		}
 	}
 }
@@ -452,7 +478,7 @@ func (cn *conn) sortRequests() {
 		}
 		sl := &cn.slots[io.Lower.Slot]
 		io.Lower.Flags &^= ioAborted
-		if io.Op.Modifies() && cn.stream.Sent() > sl.queuedAt {
+		if io.Op.Modifies() && cn.mayBeExecuted(sl) {
 			if io.Lower.Flags&ioUnknown == 0 {
 				io.Lower.Flags |= ioUnknown
 				s.fences.add(io, 0)
@@ -477,19 +503,25 @@ func (cn *conn) endPlugin(l loss) {
 		}
 	}
 	cn.ch.r.StopTimer(&cn.idle)
-	if cn.stream != nil {
+	if cn.stream != nil || cn.registered {
 		cn.s().unregister(cn)
-		if !l.trap && !l.wrong && cn.inst != nil {
-			cn.closedEvent(l)
-		}
+	}
+	if cn.stream != nil && !l.trap && !l.wrong && cn.inst != nil && !cn.await.on {
+		cn.closedEvent(l)
 	}
 	cn.closeInstance()
 }
 
+// mayBeExecuted tells whether the server may have seen the request of a slot.
+func (cn *conn) mayBeExecuted(s *slot) bool {
+	return cn.stream == nil || cn.stream.Sent() > s.queuedAt
+}
+
 func (cn *conn) closeInstance() {
+	cn.untap()
 	if cn.inst != nil {
 		cn.inst.Close()
-		cn.inst = nil
+		cn.inst, cn.apart = nil, nil
 	}
 }
 
@@ -549,7 +581,9 @@ func (cn *conn) fenced(how string) {
 	}
 	delete(c.old, cn)
 	c.r.StopTimer(&cn.timer)
-	cn.stream.Close()
+	if cn.stream != nil {
+		cn.stream.Close()
+	}
 	cn.s().counters.fences.Add(1)
 	cn.log.Info("connection fenced", "how", how, "writes", cn.unknown.Len())
 	now := c.r.Now()
@@ -580,9 +614,12 @@ func (s *Session) lostCache() {
 // checkDeadlines asks the plugin to give back requests that have waited too
 // long, and gives the connection up if it does not.
 func (cn *conn) checkDeadlines(now int64) {
+	if cn.await.on {
+		return // whoever runs the plugin sees to it that it answers
+	}
 	late := false
 	for io := cn.order.first(); io != nil && io.Lower.Deadline <= now; {
-		if io.Lower.Flags&ioAborted != 0 {
+		if io.Lower.Flags&ioAborted != 0 || cn.gen.store != nil { // a store is not asked
 			late = true
 			io = behind(io)
 			continue
@@ -618,6 +655,9 @@ func (cn *conn) expireReads(now int64) {
 
 // goodbye lets the plugin take leave, and closes when the server has.
 func (cn *conn) goodbye() {
+	if cn.awaiting(cn.goodbye) {
+		return
+	}
 	switch cn.state {
 	case online:
 		cn.s().online.Add(-1)
@@ -632,6 +672,10 @@ func (cn *conn) goodbye() {
 	cn.state = leaving
 	cn.timer.Fire = func() { cn.lose(loss{text: "the server did not close after the goodbye"}) }
 	cn.ch.r.StartTimer(&cn.timer, min(goodbyeTimeout, cn.s().opt.Timeout/4)) // others may wait for that
+	if cn.link != nil {
+		cn.goodbyeLink()
+		return
+	}
 	if cn.goodbyeEvent() {
 		cn.send()
 	}

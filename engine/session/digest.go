@@ -142,7 +142,7 @@ func (cn *conn) hashed(e abi.Digest) {
 
 // tellDigests brings digests that were computed outside of receiving.
 func (cn *conn) tellDigests() {
-	if cn.state != lost && cn.inst != nil && cn.digestEvents() {
+	if cn.state != lost && cn.inst != nil && !cn.await.on && cn.digestEvents() {
 		cn.send()
 	}
 }
@@ -161,7 +161,7 @@ func (cn *conn) digestEvents() bool {
 			*abi.Overlay[abi.Digest](in[i*size:]) = e
 		}
 		cn.events = cn.events[:copy(cn.events, cn.events[n:])]
-		if !cn.rareCall(n * size) {
+		if !cn.rareCall(n*size, thenDigests) {
 			return false
 		}
 	}

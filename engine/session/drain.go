@@ -63,7 +63,8 @@ func (c *channel) notePause() {
 func (cn *conn) isQuiet() bool {
 	return cn.state != online ||
 		cn.order.Len() == 0 && cn.own.Len() == 0 && len(cn.free) == len(cn.slots) &&
-			len(cn.directives) == 0 && len(cn.events) == 0 && cn.stream.Unsent() == 0
+			len(cn.directives) == 0 && len(cn.events) == 0 && !cn.await.on &&
+			(cn.stream == nil || cn.stream.Unsent() == 0)
 }
 
 // quietWait waits for a connection to become quiet.

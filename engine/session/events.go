@@ -58,10 +58,10 @@ func (cn *conn) bare(kind uint16) int {
 func (cn *conn) abortEvent(tag uint64) bool {
 	const size = int(unsafe.Sizeof(abi.Abort{}))
 	*abi.Overlay[abi.Abort](cn.inst.Input()) = abi.Abort{Header: abi.Header{Kind: abi.EvAbort, Size: uint32(size)}, Tag: tag}
-	return cn.rareCall(size)
+	return cn.rareCall(size, thenAbort)
 }
 
-func (cn *conn) goodbyeEvent() bool { return cn.rareCall(cn.bare(abi.EvGoodbye)) }
+func (cn *conn) goodbyeEvent() bool { return cn.rareCall(cn.bare(abi.EvGoodbye), thenNothing) }
 
 // closedEvent is the last one; only what is logged or published still counts.
 func (cn *conn) closedEvent(l loss) {
@@ -92,6 +92,9 @@ func (cn *conn) timerEvent(id uint32) {
 		cn.ch.r.StartTimer(cn.timers[id], time.Millisecond)
 		return
 	}
+	if cn.awaiting(func() { cn.timerEvent(id) }) {
+		return
+	}
 	if !cn.timerRate.ok(cn.ch.r.Now(), 10*time.Millisecond, 100) {
 		cn.ch.r.StartTimer(cn.timers[id], 10*time.Millisecond) // it floods; slow it down
 		return
@@ -101,7 +104,7 @@ func (cn *conn) timerEvent(id uint32) {
 		Header: abi.Header{Kind: abi.EvTimer, Size: uint32(size)}, ID: id,
 		Mono: uint64(sys.Nanotime()), Wall: uint64(time.Now().UnixNano()),
 	}
-	if cn.rareCall(size) {
+	if cn.rareCall(size, thenNothing) {
 		cn.send()
 	}
 }
@@ -112,7 +115,7 @@ func (cn *conn) alive() bool { return cn.inst != nil && cn.stream != nil && cn.s
 
 // sessionData tells the plugin what the control connection has published.
 func (cn *conn) sessionData(data []byte) {
-	if !cn.alive() || cn.later(func() { cn.sessionData(data) }) {
+	if !cn.alive() || cn.later(func() { cn.sessionData(data) }) || cn.awaiting(func() { cn.sessionData(data) }) {
 		return
 	}
 	const fixed = int(unsafe.Sizeof(abi.SessionData{}))
@@ -120,14 +123,14 @@ func (cn *conn) sessionData(data []byte) {
 	size := abi.Align(fixed + len(data))
 	*abi.Overlay[abi.SessionData](in) = abi.SessionData{Header: abi.Header{Kind: abi.EvSession, Size: uint32(size)}, Len: uint32(len(data))}
 	copy(in[fixed:], data)
-	if cn.rareCall(size) {
+	if cn.rareCall(size, thenNothing) {
 		cn.send()
 	}
 }
 
 // message hands the plugin what another connection of the session sent it.
 func (cn *conn) message(from uint32, data []byte) {
-	if !cn.alive() || cn.later(func() { cn.message(from, data) }) {
+	if !cn.alive() || cn.later(func() { cn.message(from, data) }) || cn.awaiting(func() { cn.message(from, data) }) {
 		return
 	}
 	const fixed = int(unsafe.Sizeof(abi.Message{}))
@@ -135,7 +138,7 @@ func (cn *conn) message(from uint32, data []byte) {
 	size := abi.Align(fixed + len(data))
 	*abi.Overlay[abi.Message](in) = abi.Message{Header: abi.Header{Kind: abi.EvMessage, Size: uint32(size)}, Conn: from, Len: uint32(len(data))}
 	copy(in[fixed:], data)
-	if cn.rareCall(size) {
+	if cn.rareCall(size, thenNothing) {
 		cn.send()
 	}
 }

@@ -14,7 +14,8 @@ import (
 // from any goroutine.
 type Generation struct {
 	number   int
-	module   guest.Module
+	module   guest.Module // of a protocol plugin
+	store    guest.Store  // or of a store in another process
 	options  []byte
 	copies   bool        // the plugin transforms payload
 	parity   byte        // in SessionID, so that a session is not taken for the one beside it
@@ -31,6 +32,20 @@ type Generation struct {
 func NewGeneration(number int, m guest.Module, options []byte, reactors int) *Generation {
 	return &Generation{number: number, module: m, options: options,
 		copies: m.Manifest().Payload == manifest.Copy, loads: make([]genLoad, reactors)}
+}
+
+// NewStoreGeneration makes a generation of a store that runs in a process of its
+// own, for one volume's session.
+func NewStoreGeneration(number int, st guest.Store, options []byte, reactors int) *Generation {
+	return &Generation{number: number, store: st, options: options, loads: make([]genLoad, reactors)}
+}
+
+// name is what the plugin calls itself.
+func (g *Generation) name() string {
+	if g.store != nil {
+		return g.store.Manifest().Name
+	}
+	return g.module.Manifest().Name
 }
 
 // Number tells a plugin's generations apart; a later one has a greater number.

@@ -46,6 +46,9 @@ func (cn *conn) transfer(st *staged) error {
 	if err != nil {
 		return err
 	}
+	if err := cn.attach(st.inst); err != nil {
+		return err
+	}
 	o := opening{kind: abi.SessionResumed, state: state, pos: cn.stream.Pos()}
 	n, fits := cn.openedEvent(st.inst.Input(), st.gen, o)
 	if !fits {
@@ -202,9 +205,9 @@ func (cn *conn) commit() {
 	cn.gen.add(c.r.Index(), &cn.tally)
 	cn.noteOldest(c.r.Now()) // nothing is outstanding
 	s.move(cn, st.gen)
-	cn.inst.Close()
-	cn.inst = st.inst
-	cn.begin(st.depth)
+	cn.closeInstance()
+	cn.use(st.inst)
+	cn.renew(st.depth)
 	st.gen.proven.Store(true)
 	if cn.run(st.actions) {
 		// What the version before has left of the stream is the next one's.
@@ -216,10 +219,10 @@ func (cn *conn) commit() {
 	c.r.Defer(&c.submit)
 }
 
-// begin sets what belongs to an instance and not to the connection.
-func (cn *conn) begin(depth uint32) {
+// renew sets what belongs to an instance and not to the connection.
+func (cn *conn) renew(depth uint32) {
 	cn.min, cn.max = 1, abi.MaxWant
-	cn.predict, cn.wanted = prediction{}, 0
+	cn.predict, cn.wanted, cn.cut = prediction{}, 0, cut{}
 	cn.starved, cn.credits, cn.closing = false, 0, false
 	cn.sendCRC, cn.recvCRC = 0, 0
 	cn.calls, cn.idleCalls = 0, 0

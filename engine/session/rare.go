@@ -246,7 +246,7 @@ func (cn *conn) pluginLog(level uint16, b []byte) {
 	if !cn.mayLog() {
 		return
 	}
-	log := cn.log.With("plugin", cn.gen.module.Manifest().Name)
+	log := cn.log.With("plugin", cn.gen.name())
 	switch level {
 	case abi.LogDebug:
 		log.Debug(short(b))
@@ -280,12 +280,12 @@ func (cn *conn) onIdle() {
 	if cn.state != online {
 		return
 	}
-	if cn.staged != nil || cn.order.Len() > 0 || cn.ch.waiting.Len() > 0 {
+	if cn.staged != nil || cn.await.on || cn.order.Len() > 0 || cn.ch.waiting.Len() > 0 {
 		cn.ch.r.StartTimer(&cn.idle, idleAfter)
 		return
 	}
 	n := cn.bare(abi.EvIdle)
-	if cn.call(n, guest.BudgetIdle) {
+	if cn.call(n, guest.BudgetIdle, thenIdle) {
 		cn.idleCalls = cn.calls
 		cn.send()
 	}

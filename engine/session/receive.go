@@ -63,6 +63,7 @@ func (cn *conn) receive() {
 				cn.arrived(uint64(n))
 			}
 			if !cn.feed() {
+				cn.unread()
 				return
 			}
 		}
@@ -86,10 +87,10 @@ func (cn *conn) afterReceive() {
 		cn.acknowledged(sys.Nanotime())
 	}
 	cn.gen.add(cn.ch.r.Index(), &cn.tally)
-	if cn.stream.Unsent() > 0 {
+	if cn.stream != nil && cn.stream.Unsent() > 0 {
 		cn.send()
 	}
-	if cn.ch.waiting.Len() > 0 {
+	if cn.ch.waiting.Len()+cn.own.Len() > 0 {
 		cn.ch.r.Defer(&cn.ch.submit)
 	}
 	if cn.calls-cn.idleCalls > 100_000 && !cn.idle.Running() {
@@ -193,7 +194,7 @@ func (cn *conn) place(d *directive, b []byte) {
 // feed hands the plugin what is buffered until it wants more than there is. It
 // reports whether the connection is still there.
 func (cn *conn) feed() bool {
-	for cn.carryOut() {
+	for !cn.cut.enough && cn.carryOut() {
 		if len(cn.events) > 0 && !cn.digestEvents() {
 			return false
 		}
@@ -202,25 +203,45 @@ func (cn *conn) feed() bool {
 			break
 		}
 		n, first := cn.windows(b)
-		before, pos := cn.min, cn.stream.Pos()
-		if !cn.call(n, cn.receiveBudget(n)) {
+		cn.cut = cut{min: cn.min, pos: cn.stream.Pos(), first: first, have: len(b)}
+		if !cn.call(n, cn.receiveBudget(n), thenFeed) || !cn.fed() {
 			return false
 		}
-		if cn.stream.Pos() != pos || len(cn.directives) > 0 {
-			continue
-		}
-		switch {
-		case cn.min != before && cn.wanted != pos+1: // another cut, which it may choose once
-			cn.wanted = pos + 1
-		case first < min(len(b), cn.max): // the prediction cut it short
-			cn.predict = prediction{}
-		case first < cn.max: // it waits for more
-			return true
-		default:
-			return cn.violation("it does not consume what it receives")
-		}
+	}
+	if cn.cut.enough {
+		cn.cut.enough = false
+		return true
 	}
 	return len(cn.events) == 0 || cn.digestEvents()
+}
+
+// cut is how the stream was cut for a call.
+type cut struct {
+	min    int // that the plugin wanted
+	pos    uint64
+	first  int  // length of the first window
+	have   int  // bytes that were buffered
+	enough bool // the plugin waits for more than there is
+}
+
+// fed looks at what the plugin has made of the windows it was handed. It reports
+// whether the connection is still there.
+func (cn *conn) fed() bool {
+	c := &cn.cut
+	if cn.stream.Pos() != c.pos || len(cn.directives) > 0 {
+		return true
+	}
+	switch {
+	case cn.min != c.min && cn.wanted != c.pos+1: // another cut, which it may choose once
+		cn.wanted = c.pos + 1
+	case c.first < min(c.have, cn.max): // the prediction cut it short
+		cn.predict = prediction{}
+	case c.first < cn.max: // it waits for more
+		c.enough = true
+	default:
+		return cn.violation("it does not consume what it receives")
+	}
+	return true
 }
 
 func (cn *conn) receiveBudget(n int) int64 {

@@ -50,6 +50,9 @@ func (c *channel) closeNext(done func()) { c.next.leave(done) }
 // there are, without ending one of them.
 func (s *Session) mayOpen(more int) error {
 	_, conns := s.seen()
+	if s.gen.Load().store != nil {
+		return errors.New("a store's disk is open in one process at a time")
+	}
 	open, reinstates := 0, false
 	s.onEach(func(c *channel) {
 		if c.isOnline() {

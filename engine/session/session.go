@@ -41,8 +41,8 @@ const maxSlots = 1024
 // Options of a session.
 type Options struct {
 	Volume      *volume.Volume
-	Generation  *Generation // the first
-	Paths       []transport.Address
+	Generation  *Generation         // the first
+	Paths       []transport.Address // none for a store
 	Reactors    []*reactor.Reactor
 	Home        *reactor.Reactor // of the first connection
 	Connections int              // at most; 0: one for each reactor
@@ -89,18 +89,19 @@ type Session struct {
 	// generations. It is held for short copies only, on reactors too, and
 	// nothing else is locked under it but the volume's watchers.
 	mu       sync.Mutex
-	taking   bool        // a takeover is under way: new channels wait for its end
-	info     *block.Info // as last seen
-	maxConns uint32      // that the server allows, as last seen
-	path     int         // index of the path in use
-	redirect string      // where the server has sent us
+	taking   bool                // a takeover is under way: new channels wait for its end
+	links    map[*Generation]int // to processes that have the disk open
+	info     *block.Info         // as last seen
+	maxConns uint32              // that the server allows, as last seen
+	path     int                 // index of the path in use
+	redirect string              // where the server has sent us
 	lastErr  string
 }
 
 // Open begins to connect. The volume becomes Online when the first connection
 // has logged in.
 func Open(o Options) (*Session, error) {
-	if len(o.Paths) == 0 {
+	if len(o.Paths) == 0 && o.Generation.store == nil {
 		return nil, fmt.Errorf("volume %q: no [[volume.path]] says where its server is", o.Volume.Name())
 	}
 	s := &Session{
@@ -108,6 +109,9 @@ func Open(o Options) (*Session, error) {
 		channels: make([]atomic.Pointer[channel], len(o.Reactors)),
 	}
 	s.gen.Store(o.Generation)
+	if st := o.Generation.store; st != nil && st.FenceOnExit() {
+		s.paid.Store(true) // an earlier engine's process was reaped before this one began
+	}
 	c := newChannel(s, o.Home)
 	s.channels[o.Home.Index()].Store(c)
 	o.Home.Post(reactor.MailFunc(c.start))
@@ -150,7 +154,7 @@ func (s *Session) Counters() Counters {
 
 // PathStatus describes the path in use.
 type PathStatus struct {
-	Address     string
+	Address     string // "" for a store, which has none
 	Connections int
 	LastError   string
 }
@@ -159,7 +163,11 @@ type PathStatus struct {
 func (s *Session) Path() PathStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return PathStatus{s.opt.Paths[s.path].String(), int(s.online.Load()), s.lastErr}
+	st := PathStatus{Connections: int(s.online.Load()), LastError: s.lastErr}
+	if len(s.opt.Paths) > 0 {
+		st.Address = s.opt.Paths[s.path].String()
+	}
+	return st
 }
 
 // Close takes leave of the server. It comes when nothing is outstanding.
@@ -205,7 +213,7 @@ func (s *Session) target() transport.Address {
 func (s *Session) failed(err string) {
 	s.mu.Lock()
 	s.lastErr = err
-	s.path = (s.path + 1) % len(s.opt.Paths)
+	s.path = (s.path + 1) % max(len(s.opt.Paths), 1)
 	s.mu.Unlock()
 	if s.online.Load() == 0 {
 		if st, _ := s.opt.Volume.State(); st == volume.Online || st == volume.Away {

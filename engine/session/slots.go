@@ -63,7 +63,9 @@ func (cn *conn) offer(io *volume.IO) uint64 {
 		s.renewDigests()
 	}
 	s.claimed = s.claimed[:0]
-	s.queuedAt = cn.stream.Queued()
+	if cn.stream != nil {
+		s.queuedAt = cn.stream.Queued()
+	}
 	io.Lower.Slot = n
 	io.Filled = 0
 	if io.Op == block.OpBlockStatus {

@@ -13,23 +13,34 @@ const requestSize = int(unsafe.Sizeof(abi.Request{}))
 
 // submit offers the plugin what waits in a list, as much as it can take.
 func (cn *conn) submit(from *list) {
-	for cn.state == online && from.Len() > 0 {
+	if cn.link != nil {
+		cn.submitLink(from)
+		return
+	}
+	for cn.state == online && from.Len() > 0 && !cn.await.on {
 		n := cn.offerBatch(from)
 		if n == 0 {
 			break
 		}
 		cn.taken = len(cn.offered)
 		cn.credits -= min(cn.credits, uint64(cn.taken)) // what Ready gives from now on is new
-		if !cn.call(n, guest.BudgetCall+int64(n)*guest.PerByte) {
-			return
-		}
-		if !cn.takeBatch(from) {
-			return
-		}
-		if cn.gen.copies && !cn.handPayload() {
+		cn.await.from = from
+		if !cn.call(n, guest.BudgetCall+int64(n)*guest.PerByte, thenSubmit) || !cn.submitted(from) {
 			return
 		}
 	}
+}
+
+// submitted follows an offer.
+func (cn *conn) submitted(from *list) bool {
+	if !cn.takeBatch(from) {
+		return false
+	}
+	if !cn.gen.copies {
+		return true
+	}
+	cn.handing = handing{}
+	return cn.handPayload()
 }
 
 // room is how many requests can be offered now.
@@ -50,21 +61,12 @@ func (cn *conn) room() int {
 // offerBatch writes request events and returns their length in bytes.
 func (cn *conn) offerBatch(from *list) int {
 	in := cn.inst.Input()
-	c := cn.ch
 	room := min(cn.room(), len(in)/requestSize)
 	cn.offered = cn.offered[:0]
 	at := 0
 	for io := from.first(); io != nil && len(cn.offered) < room; io = from.first() {
 		from.remove(io)
-		if wait, until := c.s.fences.blocks(io); wait {
-			if until > 0 { // it is no fault of the server's, nor of the guest's
-				io.Lower.Deadline = max(io.Lower.Deadline, until+int64(c.s.opt.Timeout))
-			}
-			c.parked.pushBack(io)
-			continue
-		}
-		if io.Op == block.OpFlush && c.draining != nil && c.draining != cn && !c.draining.settled {
-			c.flushes.pushBack(io) // it is to cover what is under way there
+		if cn.ch.parks(cn, io) {
 			continue
 		}
 		tag := cn.offer(io)
@@ -77,6 +79,24 @@ func (cn *conn) offerBatch(from *list) int {
 		cn.order.pushBack(io)
 	}
 	return at
+}
+
+// parks keeps a request that cn must not have yet: a write that would overtake
+// one of unknown outcome, a flush that is to cover what the generation before
+// has under way.
+func (c *channel) parks(cn *conn, io *volume.IO) bool {
+	if wait, until := c.s.fences.blocks(io); wait {
+		if until > 0 { // it is no fault of the server's, nor of the guest's
+			io.Lower.Deadline = max(io.Lower.Deadline, until+int64(c.s.opt.Timeout))
+		}
+		c.parked.pushBack(io)
+		return true
+	}
+	if io.Op == block.OpFlush && c.draining != nil && c.draining != cn && !c.draining.settled {
+		c.flushes.pushBack(io)
+		return true
+	}
+	return false
 }
 
 // takeBatch puts back what the plugin did not take.
@@ -98,21 +118,27 @@ func (cn *conn) takeBatch(from *list) bool {
 	return true
 }
 
-// handPayload gives a plugin that transforms payload a copy of it.
+// handing is how much of the offered requests' payload has been handed.
+type handing struct {
+	n  int // index of the request
+	at uint64
+}
+
+// handPayload gives a plugin that transforms payload a copy of it, from where it
+// stands on.
 func (cn *conn) handPayload() bool {
-	for _, n := range cn.offered {
+	for h := &cn.handing; h.n < len(cn.offered); {
+		n := cn.offered[h.n]
 		s := &cn.slots[n]
 		io := s.io
-		if !s.held || io == nil || io.Op != block.OpWrite {
+		if !s.held || s.ended || io == nil || io.Op != block.OpWrite || h.at == io.Length {
+			*h = handing{n: h.n + 1}
 			continue
 		}
-		tag := tagOf(n, s.gen)
-		for at := uint64(0); at < io.Length && cn.find(tag) == s && s.io == io; {
-			piece := min(io.Length-at, abi.MaxInline)
-			if !cn.payloadEvent(tag, io, at, piece) {
-				return false
-			}
-			at += piece
+		from, piece := h.at, min(io.Length-h.at, abi.MaxInline)
+		h.at += piece
+		if !cn.payloadEvent(tagOf(n, s.gen), io, from, piece) {
+			return false
 		}
 	}
 	return true
@@ -129,5 +155,5 @@ func (cn *conn) payloadEvent(tag uint64, io *volume.IO, from, n uint64) bool {
 		cn.giveUp(io)
 		return false
 	}
-	return cn.call(size, guest.BudgetCall+int64(size)*guest.PerByte)
+	return cn.call(size, guest.BudgetCall+int64(size)*guest.PerByte, thenPayload)
 }

@@ -306,6 +306,9 @@ func (o *order) handover(ctx context.Context) error {
 
 // canHandOver asks every connection, and whether there is one.
 func (o *order) canHandOver() error {
+	if o.from.store != nil {
+		return errors.New("a store has no connection that could be handed over")
+	}
 	open, able := 0, 0
 	o.s.onEach(func(c *channel) {
 		if c.isOnline() {
