@@ -1,6 +1,9 @@
 package control
 
-import "blockengine/sdk/block"
+import (
+	"blockengine/sdk/block"
+	"blockengine/sdk/process/ring"
+)
 
 // Version of these calls. An engine and a plugin understand each other when the
 // major versions are the same; fields are added only, and what one side does not
@@ -84,18 +87,10 @@ type CloseDevice struct {
 // device, or, with Device 0, an instance of a protocol plugin. Its descriptors
 // come over the other socket, under the same number.
 type OpenChannel struct {
-	Channel uint64 `json:"channel"` // chosen by the engine, never used again
-	Device  uint64 `json:"device,omitempty"`
-	Layout  Layout `json:"layout"`
-	Poll    int64  `json:"poll_ns"` // how long to look for work before sleeping; 0: not at all
-}
-
-// Layout says what the region of a device's channel holds. An instance's has a
-// fixed form.
-type Layout struct {
-	Slots    uint32 `json:"slots,omitempty"`
-	Transfer uint32 `json:"transfer,omitempty"` // bytes of each slot's payload
-	Size     uint64 `json:"size,omitempty"`     // of the whole region, in bytes
+	Channel uint64      `json:"channel"` // chosen by the engine, never used again
+	Device  uint64      `json:"device,omitempty"`
+	Layout  ring.Layout `json:"layout"`
+	Poll    int64       `json:"poll_ns"` // how long to look for work before sleeping; 0: not at all
 }
 
 // CloseChannel ends the serving of a region. The answer comes when nothing of it

@@ -10,6 +10,12 @@ import (
 	"google.golang.org/grpc/encoding"
 )
 
+// FilesFD is the descriptor of the socket over which a process is given the
+// descriptors of regions. Each comes in a message of its own, of 8 bytes: the
+// number of its channel, little endian. When the other end is closed the engine
+// is gone, and the process ends.
+const FilesFD = 3
+
 // PluginName is what go-plugin calls the one service that a process has.
 const PluginName = "blockengine"
 
