@@ -37,7 +37,7 @@ type Export struct {
 	OnStop OnStop // what becomes of it when the engine is stopped
 
 	// Of ublk.
-	Depth        int // requests that each queue holds
+	Depth        int    // requests that each queue holds
 	MaxIO        uint64 // bytes of the largest request
 	Recovery     Recovery
 	Unprivileged bool // made as a device that needs no CAP_SYS_ADMIN
