@@ -33,6 +33,7 @@ type rigOptions struct {
 	network, addr string
 	reactors      int
 	module        guest.Module
+	store         guest.Store // instead of a module
 	options       string
 	timeout       time.Duration
 	fence         time.Duration
@@ -67,10 +68,14 @@ func newRig(t *testing.T, o rigOptions) *rig {
 		r.reactors = append(r.reactors, re)
 	}
 	r.vol = volume.New(volume.Options{Name: "vol", Reactors: r.reactors, Log: log})
+	gen := session.NewGeneration(1, modules(o.module), []byte(o.options), o.reactors)
+	paths := []transport.Address{{Network: o.network, Addr: o.addr}}
+	if o.store != nil {
+		gen, paths = session.NewStoreGeneration(1, o.store, []byte(o.options), o.reactors), nil
+	}
 	var err error
 	r.sess, err = session.Open(session.Options{
-		Volume: r.vol, Generation: session.NewGeneration(1, o.module, []byte(o.options), o.reactors), Reactors: r.reactors, Home: r.reactors[0],
-		Paths:   []transport.Address{{Network: o.network, Addr: o.addr}},
+		Volume: r.vol, Generation: gen, Reactors: r.reactors, Home: r.reactors[0], Paths: paths,
 		Timeout: o.timeout, Fence: o.fence, TrustCache: o.trust, Connections: o.connections, Log: log,
 	})
 	if err != nil {

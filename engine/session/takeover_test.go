@@ -61,7 +61,7 @@ func (r *rig) version(n int, alter func(uint16, *abi.Opened, []byte) ([]byte, er
 	if alter != nil {
 		m = &altered{m, alter}
 	}
-	return session.NewGeneration(n, m, nil, len(r.reactors))
+	return session.NewGeneration(n, modules(m), nil, len(r.reactors))
 }
 
 // onLimits changes every Limits record.
@@ -231,7 +231,7 @@ func TestRefusedTakeOver(t *testing.T) {
 				_, r := serve(t, nbdtest.ServerOptions{Exports: []nbdtest.Export{{Name: "d", Disk: nbdtest.NewDisk(8 << 20)}}},
 					rigOptions{options: "export=d\x00"})
 				l := r.startLoad(1)
-				g := session.NewGeneration(2, &altered{guest.Linked(nbd.Plugin()), c.alter}, []byte("export=d\x00"), 1)
+				g := session.NewGeneration(2, modules(&altered{guest.Linked(nbd.Plugin()), c.alter}), []byte("export=d\x00"), 1)
 				_, err := r.sess.TakeOver(t.Context(), session.Takeover{To: g, Methods: methods(m)})
 				if err == nil || !strings.Contains(err.Error(), c.says) {
 					t.Errorf("error %v, want one with %q", err, c.says)
