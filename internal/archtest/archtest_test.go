@@ -199,9 +199,27 @@ var examples = map[string]struct{ bad, good []Edge }{
 		good: []Edge{{"./engine/config", "github.com/BurntSushi/toml", false}},
 	},
 	"test kits are for tests": {
-		bad: []Edge{{"./engine", "./sdk/sdktest", false}, {"./bench", "./internal/nbdtest", false}, {"./engine/volume", "testing", false}},
+		bad: []Edge{{"./engine", "./internal/vmtest", false}, {"./bench", "./internal/nbdtest", false}, {"./engine/volume", "testing", false}},
 		good: []Edge{{"./engine/session", "./internal/nbdtest", true}, {"./internal/nbdtest", "testing", false},
-			{"./sdk/sdktest", "testing", false}},
+			{"./sdk/sdktest/testplugins/tiny", "testing", false}},
+	},
+	"the conformance suite has one user": {
+		bad: []Edge{{"./engine", "./sdk/sdktest", false}, {"./engine/pluginhost", "./sdk/sdktest", false}},
+		good: []Edge{{"./engine/kit", "./sdk/sdktest", false}, {"./plugins/nbd", "./sdk/sdktest", true},
+			{"./sdk/sdktest/badplugins", "./sdk/sdktest/testplugins/tiny", false}},
+	},
+	"the conformance suite is no test": {
+		bad:  []Edge{{"./sdk/sdktest", "testing", false}, {"./sdk/sdktest", "testing/quick", false}},
+		good: []Edge{{"./sdk/sdktest", "testing", true}, {"./sdk/sdktest", "math/rand/v2", false}},
+	},
+	"the kit is for authors": {
+		bad:  []Edge{{"./engine/pluginhost", "./engine/kit", false}, {"./engine/config", "./sdk", false}},
+		good: []Edge{{"./engine", "./engine/kit", false}, {"./engine/kit", "./examples", false}, {"./engine/session", "./sdk/block", false}},
+	},
+	"examples know only sdk": {
+		bad: []Edge{{"./examples/protocol-go", "./engine/sys", false}, {"./examples/protocol-go", "./plugins/nbd", false}},
+		good: []Edge{{"./examples/protocol-go", "./sdk/protocol", false}, {"./examples/protocol-go/wasm", "./examples/protocol-go", false},
+			{"./examples", "./engine/pluginhost/wasm", true}},
 	},
 	"the benchmark is a stranger": {
 		bad:  []Edge{{"./bench", "./engine/config", false}},

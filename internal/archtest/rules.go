@@ -18,6 +18,9 @@ const (
 	builtin   = "./engine/pluginhost/builtin"
 	wasmHost  = "./engine/pluginhost/wasm/..."
 	metrics   = "./engine/metrics"
+	kit       = "./engine/kit"
+
+	sdktestKit = "./sdk/sdktest/..."
 )
 
 // Rules are the bans of the project.
@@ -140,9 +143,25 @@ var Rules = []Rule{
 		Reason: "one strict reader, so that a key is unknown to all or to none",
 	}, {
 		Name: "test kits are for tests",
-		From: []string{project}, FromExcept: []string{"./internal/nbdtest/...", "./internal/vmtest/...", "./sdk/sdktest/..."},
-		To:     []string{"./internal/nbdtest/...", "./internal/vmtest/...", "./sdk/sdktest/...", "testing/...", "github.com/anishathalye/porcupine/..."},
+		From: []string{project}, FromExcept: []string{"./internal/nbdtest/...", "./internal/vmtest/...", sdktestKit},
+		To:     []string{"./internal/nbdtest/...", "./internal/vmtest/...", "testing/...", "github.com/anishathalye/porcupine/..."},
 		Reason: "they panic, judge and print, and would be linked into what users run",
+	}, {
+		Name: "the conformance suite has one user",
+		From: []string{project}, FromExcept: []string{sdktestKit, kit}, To: []string{sdktestKit},
+		Reason: "it judges plugins for those who write them: engine/kit runs it for \"engine plugin test\"; nothing that serves may hold it",
+	}, {
+		Name: "the conformance suite is no test",
+		From: []string{"./sdk/sdktest"}, To: []string{"testing/...", "flag"}, Tests: false,
+		Reason: "it is linked into the command, which has its own runner and its own flags",
+	}, {
+		Name: "the kit is for authors",
+		From: []string{engine}, FromExcept: []string{command, kit}, To: []string{kit, "./examples", "./sdk"},
+		Reason: "it writes and tries plugins; what serves them has no need of it, nor of the sources that it hands out",
+	}, {
+		Name: "examples know only sdk",
+		From: []string{"./examples/..."}, To: []string{project}, ToExcept: []string{sdk, sameUnit},
+		Reason: "they are what third parties start from",
 	}, {
 		Name: "the benchmark is a stranger",
 		From: []string{"./bench/..."}, To: []string{project}, ToExcept: []string{sameUnit, "./internal/nbdload", "./internal/vhosttest"},

@@ -17,7 +17,7 @@ const batch = 16
 func BenchmarkRequests(b *testing.B) {
 	runtimes := []struct {
 		name string
-		open func(testing.TB) sdktest.Instance
+		open func(sdktest.TB) sdktest.Instance
 	}{{"builtin", sdktest.Linked(Plugin())}, {"wasm", guests(b, buildWasm(b))}}
 	for _, rt := range runtimes {
 		for form, name := range []string{"simple", "structured", "extended"} {

@@ -36,7 +36,7 @@ func TestConformance(t *testing.T) {
 				Manifest: Plugin().Manifest(),
 				Values:   map[string]string{"export": "disk0"},
 				Open:     sdktest.Linked(Plugin()),
-				Dial:     func(testing.TB) sdktest.Server { return server.dial() },
+				Dial:     func(sdktest.TB) sdktest.Server { return server.dial() },
 			})
 		})
 	}

@@ -71,7 +71,7 @@ func TestRealHandover(t *testing.T) {
 }
 
 // start starts a server, if it is installed, and gives what connects to it.
-func (s *realServer) start(t *testing.T) func(testing.TB) sdktest.Server {
+func (s *realServer) start(t *testing.T) func(sdktest.TB) sdktest.Server {
 	t.Helper()
 	if _, err := exec.LookPath(s.program); err != nil {
 		if os.Getenv("CI") != "" {
@@ -88,7 +88,7 @@ func (s *realServer) start(t *testing.T) func(testing.TB) sdktest.Server {
 		t.Fatal(err)
 	}
 	startServer(t, exec.Command(s.program, s.args(socket, image)...), socket)
-	return func(t testing.TB) sdktest.Server {
+	return func(t sdktest.TB) sdktest.Server {
 		c, err := net.Dial("unix", socket)
 		if err != nil {
 			t.Fatal(err)

@@ -37,7 +37,7 @@ func buildVersion(t testing.TB, version string) string {
 
 // guests makes instances of a module in a plain runtime, without the engine's
 // metering.
-func guests(t testing.TB, path string) func(testing.TB) sdktest.Instance {
+func guests(t testing.TB, path string) func(sdktest.TB) sdktest.Instance {
 	t.Helper()
 	ctx := context.Background()
 	// Memory is reserved whole, so that views of it stay where they are.
@@ -52,7 +52,7 @@ func guests(t testing.TB, path string) func(testing.TB) sdktest.Instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(t testing.TB) sdktest.Instance {
+	return func(t sdktest.TB) sdktest.Instance {
 		m, err := r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions(abi.ExportInit))
 		if err != nil {
 			t.Fatal(err)
@@ -69,7 +69,7 @@ type guest struct {
 	stack [1]uint64
 }
 
-func newGuest(t testing.TB, m api.Module) *guest {
+func newGuest(t sdktest.TB, m api.Module) *guest {
 	ctx := context.Background()
 	if v, err := m.ExportedFunction(abi.ExportABI).Call(ctx); err != nil || v[0] != abi.Version {
 		t.Fatalf("%s: %v, %v", abi.ExportABI, v, err)
@@ -113,7 +113,7 @@ func TestConformanceWasm(t *testing.T) {
 				Manifest: Plugin().Manifest(),
 				Values:   map[string]string{"export": "disk0"},
 				Open:     open,
-				Dial:     func(testing.TB) sdktest.Server { return server.dial() },
+				Dial:     func(sdktest.TB) sdktest.Server { return server.dial() },
 			})
 		})
 	}
@@ -128,7 +128,7 @@ func TestHandoverBuilds(t *testing.T) {
 	one, two := guests(t, buildVersion(t, "1.0.0")), guests(t, buildVersion(t, "2.0.0"))
 	for _, pair := range []struct {
 		name        string
-		open, other func(testing.TB) sdktest.Instance
+		open, other func(sdktest.TB) sdktest.Instance
 	}{
 		{"1.0.0 and 2.0.0", one, two},
 		{"1.0.0 and builtin", one, sdktest.Linked(Plugin())},
@@ -142,7 +142,7 @@ func TestHandoverBuilds(t *testing.T) {
 					Manifest: Plugin().Manifest(),
 					Values:   map[string]string{"export": "disk0", "connections": "3"},
 					Open:     pair.open, Other: pair.other,
-					Dial: func(testing.TB) sdktest.Server { return server.dial() },
+					Dial: func(sdktest.TB) sdktest.Server { return server.dial() },
 				})
 			})
 		}

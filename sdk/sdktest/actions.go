@@ -47,20 +47,20 @@ func (x *Executor) actions(b []byte) {
 	for len(b) > 0 && len(x.Violations) < maxBadActions {
 		rec, rest, ok := abi.Next(b)
 		if !ok {
-			x.violate("the actions do not end with a whole record, or one is not a multiple of 8 long")
+			x.violate(inRecords, "the actions do not end with a whole record, or one is not a multiple of 8 long")
 			return
 		}
 		b = rest
 		kind := abi.Overlay[abi.Header](rec).Kind
 		switch {
 		case kind == 0 || int(kind) >= len(sizes):
-			x.violate("unknown action %d", kind)
+			x.violate(inRecords, "unknown action %d", kind)
 		case len(rec) < int(sizes[kind]):
-			x.violate("action %d is %d bytes long, less than %d", kind, len(rec), sizes[kind])
+			x.violate(inRecords, "action %d is %d bytes long, less than %d", kind, len(rec), sizes[kind])
 		case x.in.over && kind != abi.ActLog && kind != abi.ActPublish:
-			x.violate("action %d in answer to Closed", kind)
+			x.violate(inSession, "action %d in answer to Closed", kind)
 		case x.answer != nil && !x.answer.may(kind):
-			x.violate("action %d in answer to %s", kind, x.answer.to)
+			x.violate(inHandover, "action %d in answer to %s", kind, x.answer.to)
 		case x.Failed != nil && kind != abi.ActLog:
 			// Nothing that follows a failure matters.
 		default:
@@ -88,9 +88,9 @@ func (x *Executor) inline(rec []byte, n, limit uint32) []byte {
 	b, ok := abi.Inline(rec, int(sizes[kind]), n)
 	switch {
 	case !ok:
-		x.violate("action %d says it has %d bytes inline, and is %d bytes long", kind, n, len(rec))
+		x.violate(inRecords, "action %d says it has %d bytes inline, and is %d bytes long", kind, n, len(rec))
 	case n > limit:
-		x.violate("action %d has %d bytes inline, more than %d", kind, n, limit)
+		x.violate(inLimits, "action %d has %d bytes inline, more than %d", kind, n, limit)
 	default:
 		return b
 	}
@@ -102,7 +102,7 @@ func digested(rec []byte) bool { return abi.Overlay[abi.Header](rec).Flags&abi.F
 
 func (x *Executor) sendAction(kind uint16, rec []byte) {
 	if x.Closing {
-		x.violate("action %d sends after Close", kind)
+		x.violate(inSession, "action %d sends after Close", kind)
 		return
 	}
 	switch kind {
@@ -148,7 +148,7 @@ func (x *Executor) streamAction(kind uint16, rec []byte) {
 	case abi.ActWant:
 		w := abi.Overlay[abi.Want](rec)
 		if w.Min == 0 || w.Min > w.Max || w.Max > abi.MaxWant {
-			x.violate("it wants windows of %d to %d bytes; 1 to %d are possible", w.Min, w.Max, abi.MaxWant)
+			x.violate(inReceiving, "it wants windows of %d to %d bytes; 1 to %d are possible", w.Min, w.Max, abi.MaxWant)
 			return
 		}
 		s.min, s.max = w.Min, w.Max
@@ -161,7 +161,7 @@ func (x *Executor) algorithm(kind uint32, allowed ...uint32) bool {
 			return true
 		}
 	}
-	x.violate("unknown kind of digest %d", kind)
+	x.violate(inDigests, "unknown kind of digest %d", kind)
 	return false
 }
 
@@ -173,7 +173,7 @@ func (x *Executor) sessionAction(kind uint16, rec []byte) {
 		x.setTimer(abi.Overlay[abi.SetTimer](rec))
 	case abi.ActPublish:
 		if x.o.Conn != 0 {
-			x.violate("connection %d published session data; only connection 0 may", x.o.Conn)
+			x.violate(inSession, "connection %d published session data; only connection 0 may", x.o.Conn)
 		}
 		x.Published = append([]byte(nil), x.inline(rec, abi.Overlay[abi.SessionData](rec).Len, abi.MaxSession)...)
 	case abi.ActMessage:
@@ -181,7 +181,7 @@ func (x *Executor) sessionAction(kind uint16, rec []byte) {
 	case abi.ActFail:
 		f := abi.Overlay[abi.Fail](rec)
 		if f.Scope < abi.FailConn || f.Scope > abi.FailForever || f.Len == 0 || f.Status > uint32(block.MaxStatus) {
-			x.violate("a failure of scope %d with errno %d and %d bytes of text", f.Scope, f.Status, f.Len)
+			x.violate(inSession, "a failure of scope %d with errno %d and %d bytes of text", f.Scope, f.Status, f.Len)
 		}
 		x.Failed = &Failure{f.Scope, block.Status(f.Status), string(x.inline(rec, f.Len, abi.MaxText))}
 	case abi.ActClose:
@@ -202,7 +202,7 @@ func (x *Executor) message(rec []byte) {
 	m := abi.Overlay[abi.Message](rec)
 	b := x.inline(rec, m.Len, abi.MaxInline)
 	if m.Conn == x.o.Conn {
-		x.violate("connection %d sends a message to itself", m.Conn)
+		x.violate(inSession, "connection %d sends a message to itself", m.Conn)
 		return
 	}
 	x.Messages = append(x.Messages, Message{m.Conn, string(b)})
@@ -215,7 +215,7 @@ func (x *Executor) message(rec []byte) {
 func (x *Executor) setTimer(s *abi.SetTimer) {
 	switch {
 	case s.ID >= abi.MaxTimers:
-		x.violate("timer %d is set; a connection has timers 0 to %d", s.ID, abi.MaxTimers-1)
+		x.violate(inLimits, "timer %d is set; a connection has timers 0 to %d", s.ID, abi.MaxTimers-1)
 	case s.After == 0:
 		delete(x.timers, s.ID)
 	default:
@@ -243,18 +243,18 @@ func (x *Executor) checkLimits(l *protocol.Limits) {
 	power := func(v uint32) bool { return v != 0 && v&(v-1) == 0 }
 	switch b := uint64(l.BlockSize); {
 	case !power(l.BlockSize) || l.BlockSize > 64<<10:
-		x.violate("limits: block size %d is no power of two from 1 to 65536", b)
+		x.violate(inSession, "limits: block size %d is no power of two from 1 to 65536", b)
 	case l.Size%b != 0:
-		x.violate("limits: size %d is no multiple of the block size %d", l.Size, b)
+		x.violate(inSession, "limits: size %d is no multiple of the block size %d", l.Size, b)
 	case !power(l.PreferredBlock) || l.PreferredBlock < l.BlockSize:
-		x.violate("limits: preferred block size %d is no power of two from %d up", l.PreferredBlock, b)
+		x.violate(inSession, "limits: preferred block size %d is no power of two from %d up", l.PreferredBlock, b)
 	case uint64(l.MaxTransfer)%b != 0 || l.MaxZeroes%b != 0 || l.MaxDiscard%b != 0:
-		x.violate("limits: a maximum is no multiple of the block size")
+		x.violate(inSession, "limits: a maximum is no multiple of the block size")
 	case l.MaxConns == 0:
-		x.violate("limits: no connections at all")
+		x.violate(inSession, "limits: no connections at all")
 	case l.Has(block.CapFastZero) && !l.Has(block.CapWriteZeroes):
-		x.violate("limits: fast zeroes without write-zeroes")
+		x.violate(inSession, "limits: fast zeroes without write-zeroes")
 	case l.Fence > abi.FenceQuiesce:
-		x.violate("limits: unknown fence %d", l.Fence)
+		x.violate(inDuties, "limits: unknown fence %d", l.Fence)
 	}
 }

@@ -2,7 +2,6 @@ package sdktest
 
 import (
 	"math/rand/v2"
-	"testing"
 
 	"blockengine/sdk/block"
 )
@@ -22,7 +21,7 @@ type model struct {
 
 // data runs random operations, several outstanding that do not overlap, and
 // compares what is read with the model.
-func (h *Harness) data(t *testing.T, cut Cut) {
+func (h *Harness) data(t TB, cut Cut) {
 	x := h.open(t, Options{Cut: cut, Seed: uint64(cut) + 1})
 	l := x.Limits
 	m := newModel(l.Size, uint64(l.BlockSize))
@@ -95,7 +94,7 @@ func (m *model) content(i int) []byte {
 }
 
 // settle compares a result with the model, or changes the model.
-func (m *model) settle(t *testing.T, r *Request) {
+func (m *model) settle(t TB, r *Request) {
 	t.Helper()
 	if r.Status == block.ENOTSUP && r.Mods&block.FastZero != 0 {
 		return
@@ -125,7 +124,7 @@ func (m *model) settle(t *testing.T, r *Request) {
 }
 
 // status checks that nothing that was written is said to be zeroes.
-func (m *model) status(t *testing.T, r *Request) {
+func (m *model) status(t TB, r *Request) {
 	t.Helper()
 	at := r.Offset
 	for _, e := range r.Extents {

@@ -8,7 +8,7 @@
 //		sdktest.Run(t, sdktest.Harness{
 //			Manifest: myprotocol.Plugin().Manifest(),
 //			Open:     sdktest.Linked(myprotocol.Plugin()),
-//			Dial:     func(testing.TB) sdktest.Server { return newMyServer() },
+//			Dial:     func(sdktest.TB) sdktest.Server { return newMyServer() },
 //		})
 //	}
 //

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"testing"
 
 	"blockengine/sdk/abi"
 	"blockengine/sdk/block"
@@ -37,6 +36,9 @@ type Options struct {
 	State    []byte // what another instance saved, with SessionResumed
 	Pos      uint64 // of the received stream, with SessionResumed
 	Depth    uint32 // 0: 128
+	// Lies says that nothing the server sends is to be trusted: what does not
+	// get done for it is not the plugin's fault.
+	Lies bool
 	// Deliver, if set, takes messages to other connections.
 	Deliver func(to uint32, data []byte)
 }
@@ -61,7 +63,7 @@ type Executor struct {
 	Calls      int
 	Budget     int64
 
-	t      testing.TB
+	t      TB
 	inst   Instance
 	server Server
 	o      Options
@@ -82,7 +84,9 @@ type Executor struct {
 	dead   bool     // the instance trapped
 	closed bool     // Closed has been given
 	mono   uint64
-	state  []byte // handover state so far
+	ended  bool
+	trace  func(actions []byte) // sees what each call gave
+	state  []byte               // handover state so far
 	answer *answer
 }
 
@@ -132,7 +136,7 @@ func (r *Request) Tag() uint64 { return r.tag }
 
 // NewExecutor makes an executor over an instance and a connection to a server.
 // The caller closes both.
-func NewExecutor(t testing.TB, inst Instance, server Server, o Options) *Executor {
+func NewExecutor(t TB, inst Instance, server Server, o Options) *Executor {
 	if o.Depth == 0 {
 		o.Depth = 128
 	}
@@ -150,14 +154,14 @@ func NewExecutor(t testing.TB, inst Instance, server Server, o Options) *Executo
 		mono:   1e9,
 	}
 	if len(x.ev.buf) < abi.InSize {
-		x.violate("the input buffer is %d bytes long, less than %d", len(x.ev.buf), abi.InSize)
+		x.violate(inCalls, "the input buffer is %d bytes long, less than %d", len(x.ev.buf), abi.InSize)
 	}
 	x.in = stream{base: o.Pos, pos: o.Pos, min: 1, max: abi.MaxWant}
 	return x
 }
 
-func (x *Executor) violate(format string, args ...any) {
-	x.Violations = append(x.Violations, fmt.Sprintf(format, args...))
+func (x *Executor) violate(where passage, format string, args ...any) {
+	x.Violations = append(x.Violations, fmt.Sprintf(format, args...)+where.suffix())
 }
 
 // Open hands in Opened and runs until login is done or nothing moves.
@@ -210,15 +214,18 @@ func (x *Executor) call() {
 		actions, more, err := x.inst.Call(n, x.Budget)
 		if err != nil {
 			x.dead = true
-			x.violate("the instance trapped: %v", err)
+			x.violate(inSandbox, "the instance trapped: %v", err)
 			return
+		}
+		if x.trace != nil {
+			x.trace(actions)
 		}
 		x.actions(actions)
 		if !more {
 			break
 		}
 		if len(actions) == 0 {
-			x.violate("the instance asks for another call and gave no action")
+			x.violate(inCalls, "the instance asks for another call and gave no action")
 			break
 		}
 		n = 0
@@ -274,8 +281,8 @@ func (x *Executor) receive(wait bool) bool {
 		switch {
 		case err == io.EOF:
 			x.EOF = true
-		case err != nil:
-			x.violate("%v", err)
+		case err != nil && !x.o.Lies:
+			x.violate(inLife, "%v", err)
 		}
 		x.in.coming = append(x.in.coming, b...)
 	}
@@ -316,6 +323,15 @@ func (x *Executor) SessionData(data []byte) {
 func (x *Executor) Unknown() {
 	put(&x.ev, 0x7ff0, abi.Count{N: 1})
 	x.call()
+}
+
+// end closes the instance and the connection. It may be called again.
+func (x *Executor) end() {
+	if !x.ended {
+		x.ended = true
+		x.inst.Close()
+		x.server.Close()
+	}
 }
 
 // Pos is the position in the received stream that the plugin has reached.

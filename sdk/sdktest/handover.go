@@ -3,51 +3,14 @@ package sdktest
 import (
 	"fmt"
 	"math/rand/v2"
-	"testing"
 
 	"blockengine/sdk/abi"
 	"blockengine/sdk/block"
 )
 
-// RunHandover runs the part of the suite that hands connections over, for a
-// plugin that must promise it. Use it, with Harness.Other, for pairs of builds.
-func RunHandover(t *testing.T, h Harness) {
-	t.Helper()
-	if !h.handsOver(t) {
-		t.Fatal("the limits do not promise handover")
-	}
-	h.handovers(t)
-}
-
-// handover runs it for a plugin that may promise it.
-func (h *Harness) handover(t *testing.T) {
-	if !h.handsOver(t) {
-		t.Skip("the limits do not promise handover")
-	}
-	h.handovers(t)
-}
-
-func (h *Harness) handsOver(t *testing.T) bool {
-	x := h.open(t, Options{})
-	x.server.Close()
-	return x.Limits.Handover
-}
-
-func (h *Harness) handovers(t *testing.T) {
-	for _, cut := range []Cut{Whole, Single, Random, Guessed} {
-		t.Run("load/"+cut.String(), func(t *testing.T) { h.handoverLoad(t, cut) })
-	}
-	t.Run("refused", h.handoverRefused)
-	t.Run("bad states", h.badStates)
-	t.Run("save in login", h.saveInLogin)
-	for _, cut := range []Cut{Whole, Single, Random} {
-		t.Run("save under load/"+cut.String(), func(t *testing.T) { h.saveUnderLoad(t, cut) })
-	}
-}
-
 // next makes the instance that takes over in a round; a connection begins with
 // one of Open. The caller closes it.
-func (h *Harness) next(t *testing.T, round int) Instance {
+func (h *Harness) next(t TB, round int) Instance {
 	t.Helper()
 	if h.Other != nil && round%2 == 0 {
 		return h.Other(t)
@@ -56,7 +19,7 @@ func (h *Harness) next(t *testing.T, round int) Instance {
 }
 
 // takeOver hands a connection over and compares the limits.
-func (h *Harness) takeOver(t *testing.T, x *Executor, round int) *Executor {
+func (h *Harness) takeOver(t TB, x *Executor, round int) *Executor {
 	t.Helper()
 	state, inst := saved(t, x), h.next(t, round)
 	t.Cleanup(inst.Close)
@@ -70,7 +33,7 @@ func (h *Harness) takeOver(t *testing.T, x *Executor, round int) *Executor {
 
 // saved brings the connection to rest and saves. A plugin that waits for
 // something of its own may have no state at first.
-func saved(t *testing.T, x *Executor) []byte {
+func saved(t TB, x *Executor) []byte {
 	t.Helper()
 	for {
 		x.Quiet()
@@ -86,7 +49,7 @@ func saved(t *testing.T, x *Executor) []byte {
 }
 
 // load runs random operations in batches against the model.
-func (m *model) load(t *testing.T, x *Executor, rnd *rand.Rand, batches int) {
+func (m *model) load(t TB, x *Executor, rnd *rand.Rand, batches int) {
 	t.Helper()
 	for range batches {
 		var all []*Request
@@ -106,7 +69,7 @@ func (m *model) load(t *testing.T, x *Executor, rnd *rand.Rand, batches int) {
 // handoverLoad hands a connection over many times, with load between, and with
 // parts of what the server says by itself in the stream: before each other
 // handover timers fire, and of the answers some bytes only have arrived.
-func (h *Harness) handoverLoad(t *testing.T, cut Cut) {
+func (h *Harness) handoverLoad(t TB, cut Cut) {
 	x := h.open(t, Options{Cut: cut, Seed: uint64(cut) + 11})
 	m := newModel(x.Limits.Size, uint64(x.Limits.BlockSize))
 	rnd := rand.New(rand.NewPCG(uint64(cut), 4711))
@@ -134,7 +97,7 @@ func (h *Harness) handoverLoad(t *testing.T, cut Cut) {
 
 // handoverRefused saves, has the state spoilt so that the new instance refuses
 // it, and goes on with the old one as if nothing had been.
-func (h *Harness) handoverRefused(t *testing.T) {
+func (h *Harness) handoverRefused(t TB) {
 	x := h.open(t, Options{Cut: Random, Seed: 17})
 	m := newModel(x.Limits.Size, uint64(x.Limits.BlockSize))
 	rnd := rand.New(rand.NewPCG(17, 17))
@@ -158,7 +121,7 @@ func (h *Harness) handoverRefused(t *testing.T) {
 }
 
 // refused hands in a state that must be refused.
-func (h *Harness) refused(t *testing.T, x *Executor, round int, state []byte) {
+func (h *Harness) refused(t TB, x *Executor, round int, state []byte) {
 	t.Helper()
 	if y := h.tried(t, x, round, state); y.Failed == nil {
 		t.Errorf("a state of %d bytes that no version has saved is accepted: %.64x", len(state), state)
@@ -167,7 +130,7 @@ func (h *Harness) refused(t *testing.T, x *Executor, round int, state []byte) {
 
 // tried hands in any state, without a server: the answer is limits that make
 // sense, or a failure.
-func (h *Harness) tried(t *testing.T, x *Executor, round int, state []byte) *Executor {
+func (h *Harness) tried(t TB, x *Executor, round int, state []byte) *Executor {
 	t.Helper()
 	inst := h.next(t, round)
 	defer inst.Close() // at once: many are made
@@ -186,7 +149,7 @@ const probes = 16
 
 // badStates tries states that are cut short, changed, too long and garbage. A
 // plugin whose state is empty has nothing to refuse.
-func (h *Harness) badStates(t *testing.T) {
+func (h *Harness) badStates(t TB) {
 	x := h.open(t, Options{Cut: Random, Seed: 23})
 	readOne(t, x)
 	good := saved(t, x)
@@ -198,7 +161,7 @@ func (h *Harness) badStates(t *testing.T) {
 	readOne(t, h.takeOver(t, x, 0))
 }
 
-func (h *Harness) spoil(t *testing.T, x *Executor, good []byte) {
+func (h *Harness) spoil(t TB, x *Executor, good []byte) {
 	rnd := rand.New(rand.NewPCG(23, 23))
 	step := max(len(good)/probes, 1)
 	for i := 0; i < len(good); i += step {
@@ -218,7 +181,7 @@ func (h *Harness) spoil(t *testing.T, x *Executor, good []byte) {
 
 // saveInLogin saves at every point of the login: there is no state yet, and the
 // login goes on.
-func (h *Harness) saveInLogin(t *testing.T) {
+func (h *Harness) saveInLogin(t TB) {
 	for at := range 64 {
 		x := h.start(t, Options{Cut: Single})
 		steps := 0
@@ -233,7 +196,7 @@ func (h *Harness) saveInLogin(t *testing.T) {
 		x.Run(func() bool { return x.Limits != nil })
 		h.loggedIn(t, x)
 		saved(t, x)
-		x.server.Close()
+		x.end()
 		if done {
 			return
 		}
@@ -242,7 +205,7 @@ func (h *Harness) saveInLogin(t *testing.T) {
 
 // saveUnderLoad saves while the plugin holds requests: there is no state, and
 // they come to their end.
-func (h *Harness) saveUnderLoad(t *testing.T, cut Cut) {
+func (h *Harness) saveUnderLoad(t TB, cut Cut) {
 	x := h.open(t, Options{Cut: cut, Seed: 29})
 	n := uint64(x.Limits.BlockSize) * 2
 	var all []*Request

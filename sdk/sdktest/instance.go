@@ -2,7 +2,6 @@ package sdktest
 
 import (
 	"fmt"
-	"testing"
 	"unsafe"
 
 	"blockengine/sdk/abi"
@@ -24,8 +23,8 @@ type Instance interface {
 }
 
 // Linked opens instances of a plugin that is linked into the test.
-func Linked(p protocol.Plugin) func(testing.TB) Instance {
-	return func(testing.TB) Instance { return NewLinked(p) }
+func Linked(p protocol.Plugin) func(TB) Instance {
+	return func(TB) Instance { return NewLinked(p) }
 }
 
 // NewLinked makes one instance of a plugin that is linked into the test.

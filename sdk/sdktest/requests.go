@@ -93,8 +93,8 @@ func (x *Executor) Wait(batch ...*Request) {
 		return true
 	})
 	for _, r := range batch {
-		if !r.Done && x.Failed == nil {
-			x.violate("a %v of %d bytes at %d never got done", r.Op, r.Length, r.Offset)
+		if !r.Done && x.Failed == nil && !x.o.Lies {
+			x.violate(inCompleting, "a %v of %d bytes at %d never got done", r.Op, r.Length, r.Offset)
 			return
 		}
 	}
@@ -111,7 +111,7 @@ func (x *Executor) Abort(r *Request) {
 func (x *Executor) owned(tag uint64, kind uint16) *Request {
 	r := x.reqs[tag]
 	if r == nil || r.gone {
-		x.violate("action %d names request %#x, which the plugin does not hold", kind, tag)
+		x.violate(inCompleting, "action %d names request %#x, which the plugin does not hold", kind, tag)
 		return nil
 	}
 	return r
@@ -124,9 +124,9 @@ func (x *Executor) ranged(rec []byte, op block.Op) *Request {
 	switch {
 	case q == nil:
 	case q.Op != op:
-		x.violate("action %d names a %v; it is for a %v", r.Kind, q.Op, op)
+		x.violate(inCompleting, "action %d names a %v; it is for a %v", r.Kind, q.Op, op)
 	case r.From > r.To || r.To > uint64(len(q.Data)):
-		x.violate("action %d is about bytes %d to %d of a payload of %d", r.Kind, r.From, r.To, len(q.Data))
+		x.violate(inCompleting, "action %d is about bytes %d to %d of a payload of %d", r.Kind, r.From, r.To, len(q.Data))
 	default:
 		return q
 	}
@@ -137,7 +137,7 @@ func (x *Executor) ranged(rec []byte, op block.Op) *Request {
 func (x *Executor) fill(q *Request, from, to uint64) bool {
 	for i := from; i < to; i++ {
 		if q.filled[i] {
-			x.violate("byte %d of a read is filled twice", i)
+			x.violate(inReceiving, "byte %d of a read is filled twice", i)
 			return false
 		}
 		q.filled[i] = true
@@ -167,7 +167,7 @@ func (x *Executor) hash(rec []byte) {
 	case q == nil || !x.algorithm(h.Kind, abi.DigestCRC32C, abi.DigestSHA256):
 		return
 	case q.Op != block.OpWrite || h.From > h.To || h.To > uint64(len(q.Data)):
-		x.violate("a hash of bytes %d to %d of a %v of %d", h.From, h.To, q.Op, len(q.Data))
+		x.violate(inDigests, "a hash of bytes %d to %d of a %v of %d", h.From, h.To, q.Op, len(q.Data))
 		return
 	}
 	if x.hashed[q.tag] == nil {
@@ -211,10 +211,10 @@ func (x *Executor) data(rec []byte) {
 	q := x.owned(p.Tag, p.Kind)
 	switch {
 	case x.o.Manifest.Payload != "copy":
-		x.violate("Data from a plugin whose manifest does not say that it transforms payload")
+		x.violate(inDigests, "Data from a plugin whose manifest does not say that it transforms payload")
 	case q == nil:
 	case q.Op != block.OpRead || p.From > uint64(len(q.Data)) || uint64(len(b)) > uint64(len(q.Data))-p.From:
-		x.violate("Data of %d bytes from %d for a %v of %d", len(b), p.From, q.Op, len(q.Data))
+		x.violate(inDigests, "Data of %d bytes from %d for a %v of %d", len(b), p.From, q.Op, len(q.Data))
 	case x.fill(q, p.From, p.From+uint64(len(b))):
 		copy(q.Data[p.From:], b)
 	}
@@ -231,11 +231,11 @@ func (x *Executor) extent(e *abi.Extent) {
 	}
 	switch {
 	case q.Op != block.OpBlockStatus:
-		x.violate("an extent for a %v", q.Op)
+		x.violate(inCompleting, "an extent for a %v", q.Op)
 	case e.Length == 0 || sum > q.Length:
-		x.violate("extents of %d bytes for a block status of %d", sum, q.Length)
+		x.violate(inCompleting, "extents of %d bytes for a block status of %d", sum, q.Length)
 	case e.State&^uint32(block.Hole|block.Zero) != 0:
-		x.violate("an extent of the unknown state %#x", e.State)
+		x.violate(inCompleting, "an extent of the unknown state %#x", e.State)
 	default:
 		q.Extents = append(q.Extents, block.Extent{Length: e.Length, State: block.ExtentState(e.State)})
 	}
@@ -264,20 +264,20 @@ func (x *Executor) forget(q *Request) {
 
 func (x *Executor) checkResult(q *Request, c *abi.Complete) {
 	if c.Status > uint32(block.MaxStatus) {
-		x.violate("a request completed with errno %d", c.Status)
+		x.violate(inCompleting, "a request completed with errno %d", c.Status)
 	}
 	if c.Done > q.Length {
-		x.violate("a request of %d bytes of which %d were done", q.Length, c.Done)
+		x.violate(inCompleting, "a request of %d bytes of which %d were done", q.Length, c.Done)
 	}
 	if c.Status != 0 {
 		return
 	}
 	if q.Op == block.OpBlockStatus && len(q.Extents) == 0 {
-		x.violate("a block status completed without an extent")
+		x.violate(inCompleting, "a block status completed without an extent")
 	}
 	for i, f := range q.filled {
 		if !f {
-			x.violate("a read of %d bytes completed with byte %d not filled", q.Length, i)
+			x.violate(inCompleting, "a read of %d bytes completed with byte %d not filled", q.Length, i)
 			return
 		}
 	}
@@ -289,10 +289,10 @@ func (x *Executor) released(c *abi.Complete) {
 		return
 	}
 	if !q.aborted {
-		x.violate("it releases a request that nobody wants back")
+		x.violate(inCompleting, "it releases a request that nobody wants back")
 	}
 	if c.Status > 1 {
-		x.violate("a release with the outcome %d", c.Status)
+		x.violate(inCompleting, "a release with the outcome %d", c.Status)
 	}
 	q.gone = true
 	executed := c.Status == 1
@@ -305,13 +305,13 @@ func (x *Executor) released(c *abi.Complete) {
 // taken gives back what the plugin did not take of the batch.
 func (x *Executor) taken(n uint64) {
 	if n >= uint64(len(x.called)) {
-		x.violate("it took %d of %d requests and says so", n, len(x.called))
+		x.violate(inRequest, "it took %d of %d requests and says so", n, len(x.called))
 		return
 	}
 	back := x.called[n:]
 	for _, q := range back {
 		if q.gone {
-			x.violate("a request was completed and not taken")
+			x.violate(inRequest, "a request was completed and not taken")
 		}
 		delete(x.reqs, q.tag)
 	}
@@ -326,7 +326,7 @@ const uncounted = 1024
 // ready takes the plugin's word that it can take more.
 func (x *Executor) ready(n uint64) {
 	if !x.short {
-		x.violate("Ready, though nothing was refused")
+		x.violate(inRequest, "Ready, though nothing was refused")
 		return
 	}
 	if x.credit += n; x.credit >= uncounted {

@@ -153,7 +153,7 @@ func (x *Executor) feed() bool {
 	before, wanted := s.pos, s.min
 	x.call()
 	if s.pos == before && !x.Over() && !x.Closing && (s.min == wanted || uint64(s.min) <= uint64(n)) {
-		x.violate("a window of %d bytes, with at least %d wanted, was left untouched and no more than that was asked for", n, wanted)
+		x.violate(inReceiving, "a window of %d bytes, with at least %d wanted, was left untouched and no more than that was asked for", n, wanted)
 		x.Failed = &Failure{Text: "stuck"}
 	}
 	return true
@@ -195,7 +195,7 @@ func (x *Executor) consume(n uint64, digest bool) {
 		}
 	}
 	if at < to {
-		x.violate("it consumed %d bytes at %d of the stream that it was not handed", n, s.pos)
+		x.violate(inReceiving, "it consumed %d bytes at %d of the stream that it was not handed", n, s.pos)
 		return
 	}
 	s.pos = to

@@ -29,7 +29,7 @@ func (x *Executor) Save() {
 	x.call()
 	x.answer = nil
 	if len(x.state) > 0 {
-		x.violate("the last record of the handover state says that more come")
+		x.violate(inHandover, "the last record of the handover state says that more come")
 	}
 }
 
@@ -37,11 +37,11 @@ func (x *Executor) stateRecord(rec []byte) {
 	h := abi.Overlay[abi.Bytes](rec)
 	switch b := x.inline(rec, h.Len, abi.MaxInline); {
 	case x.answer != toSave:
-		x.violate("a handover state that nobody has asked for")
+		x.violate(inHandover, "a handover state that nobody has asked for")
 	case x.HasSaved:
-		x.violate("a second handover state in answer to one Save")
+		x.violate(inHandover, "a second handover state in answer to one Save")
 	case len(x.state)+len(b) > abi.MaxState:
-		x.violate("the handover state is larger than %d bytes", abi.MaxState)
+		x.violate(inHandover, "the handover state is larger than %d bytes", abi.MaxState)
 	default:
 		x.state = append(x.state, b...)
 		if h.Flags&abi.FlagMore == 0 {
@@ -58,8 +58,8 @@ func (x *Executor) Quiet() {
 		x.offer()
 		return quiet()
 	})
-	if !quiet() && !x.Over() {
-		x.violate("the connection does not come to rest: %d requests are outstanding", len(x.reqs))
+	if !quiet() && !x.Over() && !x.o.Lies {
+		x.violate(inHandover, "the connection does not come to rest: %d requests are outstanding", len(x.reqs))
 	}
 }
 
@@ -105,9 +105,9 @@ func (x *Executor) checkResumed() {
 	case x.dead || len(x.Violations) > 0:
 	case x.Failed != nil:
 		if x.Failed.Scope != abi.FailConn {
-			x.violate("it refuses a state with a failure of scope %d: %s", x.Failed.Scope, x.Failed.Text)
+			x.violate(inHandover, "it refuses a state with a failure of scope %d: %s", x.Failed.Scope, x.Failed.Text)
 		}
 	case len(x.News) != 1:
-		x.violate("it answers Opened with a state with %d Limits; one is wanted, or a failure", len(x.News))
+		x.violate(inHandover, "it answers Opened with a state with %d Limits; one is wanted, or a failure", len(x.News))
 	}
 }

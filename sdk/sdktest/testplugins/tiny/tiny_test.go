@@ -39,7 +39,7 @@ func conform(t *testing.T, p protocol.Plugin, features string, d *server.Disk) {
 		Manifest: p.Manifest(),
 		Values:   map[string]string{"features": features, "key": "secret"},
 		Open:     sdktest.Linked(p),
-		Dial:     func(testing.TB) sdktest.Server { return sdktest.Answers(d.Connect().Answer) },
+		Dial:     func(sdktest.TB) sdktest.Server { return sdktest.Answers(d.Connect().Answer) },
 	})
 }
 

@@ -39,14 +39,14 @@ func TestConformanceWasm(t *testing.T) {
 				Manifest: c.plugin.Manifest(),
 				Values:   map[string]string{"features": c.features},
 				Open:     guests(t, c.dir),
-				Dial:     func(testing.TB) sdktest.Server { return sdktest.Answers(c.disk.Connect().Answer) },
+				Dial:     func(sdktest.TB) sdktest.Server { return sdktest.Answers(c.disk.Connect().Answer) },
 			})
 		})
 	}
 }
 
 // guests compiles a plugin and makes instances of it.
-func guests(t *testing.T, dir string) func(testing.TB) sdktest.Instance {
+func guests(t *testing.T, dir string) func(sdktest.TB) sdktest.Instance {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "plugin.wasm")
 	c := exec.Command("go", "build", "-buildmode=c-shared", "-o", path, dir)
@@ -67,7 +67,7 @@ func guests(t *testing.T, dir string) func(testing.TB) sdktest.Instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(t testing.TB) sdktest.Instance {
+	return func(t sdktest.TB) sdktest.Instance {
 		m, err := r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions(abi.ExportInit))
 		if err != nil {
 			t.Fatal(err)
