@@ -171,6 +171,9 @@ func TestLinkStalls(t *testing.T) {
 	}
 }
 
+// goodbyeAndMore is longer than a goodbye is waited for.
+const goodbyeAndMore = 3500 * time.Millisecond
+
 // A version takes over by the serial method: the disk is never open twice, and
 // no request fails; one whose disk is another is refused, and the one before
 // goes on.
@@ -190,6 +193,13 @@ func TestLinkTakeOver(t *testing.T) {
 		}
 		before := l.ops.Load()
 		nbdtest.WaitFor(t, "progress", func() bool { return l.ops.Load() > before+20 })
+	}
+	// One that is slow to close is waited for.
+	slow := &process{shop: s, over: true, slow: func() { time.Sleep(goodbyeAndMore) }}
+	for _, g := range []*session.Generation{session.NewStoreGeneration(20, slow, nil, 2), session.NewStoreGeneration(21, &process{shop: s, over: true}, nil, 2)} {
+		if _, err := r.sess.TakeOver(context.Background(), session.Takeover{To: g}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	other := newShop(4 << 20)
 	bad := session.NewStoreGeneration(99, &process{shop: other}, nil, 2)

@@ -81,7 +81,8 @@ func (s *shop) count(op block.Op) (n int) {
 // process is a guest.Store whose process can be killed.
 type process struct {
 	shop *shop
-	over bool // FenceOnExit
+	over bool   // FenceOnExit
+	slow func() // before a link is closed; may be nil
 	// answer, if set, may change what is said of a finished request.
 	answer func(o order, st block.Status, filled uint64) (block.Status, uint64)
 
@@ -215,7 +216,14 @@ func (l *ringLink) serve() {
 			l.mu.Unlock()
 		}
 	}
+	if f := l.p.slow; f != nil {
+		f()
+	}
 	l.leave()
+	if l.r == nil { // it was never started
+		l.fenced(true)
+		return
+	}
 	l.r.Post(reactor.MailFunc(func() { l.fenced(true) }))
 }
 

@@ -77,9 +77,9 @@ type Link interface {
 	// sleeps.
 	Push()
 	// Close gives the link up, with what is outstanding on it, none of which is
-	// told any more. It may come before Start, and from within Lost. fenced is
-	// called once, on the reactor, maybe from within Close, when the process can
-	// no longer carry any of it out: it has said that all has ended (finished),
+	// told any more. It may come before Start, and from within a call of the
+	// owner's. fenced is called once, on the reactor (before Start: anywhere), maybe
+	// from within Close, when the process can no longer carry any of it out: it has said that all has ended (finished),
 	// or it has been reaped. With the last link of a volume the process closes
 	// the disk before it says so.
 	Close(fenced func(finished bool))
