@@ -61,7 +61,7 @@ var Rules = []Rule{
 	}, {
 		Name: "frontends know the submission seam",
 		From: []string{frontends}, To: []string{project},
-		ToExcept: []string{volume, reactor, sys, "./sdk/block", sameUnit, frontends},
+		ToExcept: []string{volume, reactor, sys, "./engine/iouring", "./sdk/block", sameUnit, frontends},
 		Reason:   "a frontend hands requests to a volume and must not see which plugin, runtime or session is behind it",
 	}, {
 		Name: "frontends are apart",
@@ -164,7 +164,7 @@ var Rules = []Rule{
 		Reason: "they are what third parties start from",
 	}, {
 		Name: "the benchmark is a stranger",
-		From: []string{"./bench/..."}, To: []string{project}, ToExcept: []string{sameUnit, "./internal/nbdload", "./internal/vhosttest"},
+		From: []string{"./bench/..."}, To: []string{project}, ToExcept: []string{sameUnit, sdk, "./internal/nbdload", "./internal/vhosttest"},
 		Reason: "it drives the engine from outside, as it drives the peers; nothing of the engine may run in the measuring process",
 	}, {
 		Name: "the load client is a stranger",
