@@ -213,12 +213,12 @@ func (s *server) worker(m *control.OpenChannel, f ringFiles) (*worker, error) {
 	d := s.devices[m.Device]
 	s.mu.Unlock()
 	if d == nil {
-		closeAll([]int{f.memory, f.bell})
+		closeAll([]int{f.Memory, f.Bell})
 		return nil, fmt.Errorf("device %d is not open", m.Device)
 	}
 	<-d.opened
 	if d.dev == nil {
-		closeAll([]int{f.memory, f.bell})
+		closeAll([]int{f.Memory, f.Bell})
 		return nil, fmt.Errorf("device %d could not be opened", m.Device)
 	}
 	return serveChannel(d.dev, f, m.Layout, o)

@@ -1,43 +1,203 @@
 package process
 
 import (
-	"errors"
+	"fmt"
 
 	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/reactor"
 	"blockengine/sdk/block"
+	"blockengine/sdk/process/ring"
 )
 
-// link is the engine's end of a store region: a guest.Link.
+// link is the engine's end of a store region: a guest.Link. All of it belongs to
+// one reactor, but for died and changed.
 type link struct {
-	region *region
+	listener
 	info   block.Info
-	c      control
+	owner  guest.LinkOwner
+	mask   uint32
+	slots  []linkSlot
+	tail   uint32 // submissions, published or not
+	closed bool
+
+	extents []block.Extent // of the block status that is being told
 }
 
-var errNoLink = errors.New("links are not there yet")
+// linkSlot is what has been asked of the process, in memory that it cannot change.
+type linkSlot struct {
+	at     uint32 // which submission it was
+	busy   bool
+	op     block.Op
+	length uint64
+}
 
 // newLink makes the engine's end of r, which is the link's from now on. What the
-// process says of the disk has been checked; MaxTransfer becomes that of a slot.
-func newLink(r *region, info block.Info, c control) *link {
-	return &link{region: r, info: info, c: c}
+// process says of the disk has been checked; MaxTransfer becomes at most a slot's.
+func newLink(r *region, info block.Info, c hooks) *link {
+	depth := r.Layout.Depth
+	if info.MaxTransfer == 0 || info.MaxTransfer > r.Layout.Transfer {
+		info.MaxTransfer = r.Layout.Transfer
+	}
+	l := &link{info: info, mask: depth - 1, slots: make([]linkSlot, depth)}
+	l.listener.init(r, c, l.completions, func(err error) { l.owner.Lost(err) }, r.SubHead.Load)
+	return l
 }
 
-// died tells that the process is gone, and has been reaped. Safe from any goroutine.
-func (l *link) died(err error) {}
-
-// changed tells that the disk has become another one. Safe from any goroutine.
-func (l *link) changed(info block.Info) {}
-
+// Info implements guest.Link.
 func (l *link) Info() block.Info { return l.info }
-func (l *link) Depth() int       { return int(l.region.Layout.Depth) }
 
-func (l *link) Start(r *reactor.Reactor, owner guest.LinkOwner) error { return errNoLink }
+// Depth implements guest.Link.
+func (l *link) Depth() int { return len(l.slots) }
 
-func (l *link) Payload(slot int) []byte { return l.region.Buffer(slot) }
+// Start implements guest.Link.
+func (l *link) Start(r *reactor.Reactor, owner guest.LinkOwner) error {
+	l.owner = owner
+	if err := l.start(r); err != nil {
+		return fmt.Errorf("link to a plugin process: %w", err)
+	}
+	return nil
+}
 
-func (l *link) Submit(slot int, op block.Op, flags block.Flags, offset, length uint64) {}
+// Payload implements guest.Link.
+func (l *link) Payload(slot int) []byte {
+	n := int(l.info.MaxTransfer)
+	return l.region.Buffer(slot)[:n:n]
+}
 
-func (l *link) Push() {}
+// Submit implements guest.Link.
+func (l *link) Submit(slot int, op block.Op, flags block.Flags, offset, length uint64) {
+	if l.over {
+		return // the owner has been told, or has closed it
+	}
+	s := &l.slots[slot]
+	if s.busy {
+		panic(fmt.Sprintf("slot %d of a link is submitted and has not been finished", slot))
+	}
+	*s = linkSlot{at: l.tail, busy: true, op: op, length: length}
+	l.region.Submissions[l.tail&l.mask] = ring.Submission{Slot: uint16(slot), Op: uint8(op), Flags: uint16(flags), Offset: offset, Length: length}
+	l.tail++
+}
 
-func (l *link) Close(fenced func(finished bool)) { fenced(false) }
+// Push implements guest.Link.
+func (l *link) Push() {
+	n := l.tail - l.given
+	if n == 0 || l.over {
+		return
+	}
+	l.attend() // the answers are looked for: no need to be woken
+	l.publish(n)
+	l.watch()
+}
+
+// completions takes what the process has finished. It may end the link.
+func (l *link) completions() bool {
+	n := l.region.CompTail.Load() - l.seen
+	if n == 0 {
+		return false
+	}
+	if with := l.given - l.seen; n > with {
+		l.broken("output", fmt.Errorf("it has completed %d requests and %d are with it", n, with))
+		return true
+	}
+	l.rings = 0
+	for ; n > 0 && !l.over; n-- {
+		c := l.region.Completions[l.seen&l.mask].Load()
+		l.seen++
+		if err := l.finish(&c); err != nil {
+			l.broken("output", err)
+			return true
+		}
+	}
+	if !l.over {
+		l.owner.Turn()
+	}
+	return true
+}
+
+// finish checks a completion and tells the owner.
+func (l *link) finish(c *ring.Completion) error {
+	if int(c.Slot) >= len(l.slots) {
+		return fmt.Errorf("it has completed slot %d of %d", c.Slot, len(l.slots))
+	}
+	s := &l.slots[c.Slot]
+	if !s.busy || int32(s.at-l.given) >= 0 {
+		return fmt.Errorf("it has completed slot %d, which is not with it", c.Slot)
+	}
+	st, filled := block.Status(c.Status), uint64(0)
+	if st > block.MaxStatus {
+		st = block.EIO
+	}
+	var extents []block.Extent
+	switch s.op {
+	case block.OpRead:
+		if filled = c.Filled; filled > s.length {
+			return fmt.Errorf("it has filled %d bytes of a read of %d", filled, s.length)
+		}
+	case block.OpBlockStatus:
+		var err error
+		if extents, err = l.copyExtents(int(c.Slot), int(c.Extents), s.length); err != nil {
+			return err
+		}
+	}
+	s.busy = false
+	l.owner.Finished(int(c.Slot), st, filled, extents)
+	return nil
+}
+
+// copyExtents reads n extents of a slot's buffer once. Those without length are
+// left out, and so is what goes beyond the request.
+func (l *link) copyExtents(slot, n int, length uint64) ([]block.Extent, error) {
+	shared := l.region.Extents(slot)
+	if n > len(shared) {
+		return nil, fmt.Errorf("it has given %d extents: %d at most", n, len(shared))
+	}
+	if l.extents == nil {
+		l.extents = make([]block.Extent, 0, len(shared))
+	}
+	ext := l.extents[:0]
+	for i := range shared[:n] {
+		e := shared[i].Load()
+		if run := min(e.Length, length); run > 0 {
+			ext = append(ext, block.Extent{Length: run, State: block.ExtentState(e.State) & (block.Hole | block.Zero)})
+			length -= run
+		}
+	}
+	return ext, nil
+}
+
+// changed tells the owner that the disk has become another one. Safe from any
+// goroutine.
+func (l *link) changed(info block.Info) {
+	l.mu.Lock()
+	on := l.on
+	l.mu.Unlock()
+	if on != nil {
+		on.Post(reactor.MailFunc(func() {
+			if !l.over {
+				l.owner.Changed(info)
+			}
+		}))
+	}
+}
+
+// Close implements guest.Link. Without a Start there is no reactor that fenced
+// could be called on; then it is called from any goroutine.
+func (l *link) Close(fenced func(finished bool)) {
+	if l.closed {
+		panic("a link is closed twice")
+	}
+	l.closed = true
+	l.stop()
+	on := l.r
+	l.c.release(func(finished bool) {
+		end := func() {
+			l.region.close()
+			fenced(finished)
+		}
+		if on == nil {
+			end()
+			return
+		}
+		on.Post(reactor.MailFunc(end))
+	})
+}

@@ -5,20 +5,22 @@ import (
 	"time"
 
 	"blockengine/engine/sys"
+	"blockengine/sdk/block"
 	"blockengine/sdk/process/ring"
 )
 
-// control is what a link or an instance asks of the host of its process. The
-// functions are called on the reactor and do not block.
-type control struct {
-	// hang is how long the process may leave something untaken in a region.
+// hooks are what a link or an instance asks of the host of its process.
+type hooks struct {
+	// hang is how long the process may leave something untaken, or unanswered, in
+	// a region.
 	hang time.Duration
-	// broke has the process killed, because of cause: a *guest.Trap. Others
-	// that it serves are told by died.
+	// broke has the process killed, because of cause, a *guest.Trap. Whatever else
+	// it serves is told by died. It is called on the reactor and does not block.
 	broke func(cause error)
-	// release has the process give the region up. done is called once, from any
-	// goroutine, when nothing of it can be carried out any more: all has ended
-	// there (finished), or the process has been reaped.
+	// release has the process give the region up. It is called once, and does not
+	// block. done is called once, from any goroutine, when nothing of it can be
+	// carried out any more: all has ended there (finished), or the process has
+	// been reaped.
 	release func(done func(finished bool))
 }
 
@@ -28,6 +30,16 @@ type region struct {
 	mem    []byte
 	memory int // sealed memory file
 	bell   int // event counter: the process wakes the engine
+}
+
+// layoutFor gives the layout of a link to a disk with depth slots.
+func layoutFor(info *block.Info, depth uint32) (ring.Layout, error) {
+	const step = ring.MinTransfer
+	n := info.MaxTransfer
+	if n == 0 || n > ring.MaxTransfer {
+		n = ring.MaxTransfer
+	}
+	return ring.StoreLayout(depth, (n+step-1)/step*step)
 }
 
 // newRegion makes a region. name is shown in /proc.
@@ -72,4 +84,11 @@ func (r *region) close() {
 		}
 	}
 	*r = region{memory: -1, bell: -1}
+}
+
+// wakeProcess wakes the process if it sleeps. It comes after the store of SubTail.
+func (r *region) wakeProcess() {
+	if r.SubArmed.Load() != ring.Looking && r.SubArmed.Swap(ring.Looking) != ring.Looking {
+		sys.FutexWake(&r.SubTail)
+	}
 }

@@ -10,8 +10,8 @@
 //	Store    header │ words │ submissions │ completions │ a buffer for each slot
 //	Machine  header │ words │ events in │ actions out
 //
-// All integers are little endian. A word has one writer; the other side only
-// reads it. Sequence numbers run freely and wrap at 2^32: entry number n of a
+// All integers are little endian. A word has one writer, but for the flags that
+// say who is asleep. Sequence numbers run freely and wrap at 2^32: entry number n of a
 // ring is at place n modulo the number of slots.
 //
 // Store. The engine fills Submission entries, then stores their number in
@@ -30,9 +30,9 @@
 // before it looks for the last time; the engine, after it has stored SubTail,
 // looks at SubArmed and calls FUTEX_WAKE. The engine says in CompArmed how it
 // wants to be woken: by the event counter (WakeEvent) or FUTEX_WAKE on CompTail
-// (WakeFutex). Whoever wakes does not clear the other's word. The engine sleeps
-// on nothing that the process could make block it, and so never reads the
-// counter either.
+// (WakeFutex). Whoever wakes puts the flag back to 0 first, so that it wakes once.
+// The engine calls nothing that the process could make it block in: it never reads
+// the counter, and its own way of waking is not a descriptor.
 //
 // The process is a stranger: the engine reads what it writes once, and checks it.
 package ring

@@ -59,6 +59,10 @@ type Shape struct {
 	Size     uint64 // of the region
 }
 
+// Panicked in CallOut says that the plugin panicked in this call. The process
+// goes on; this machine is not called again.
+const Panicked = 1<<32 - 1
+
 // Header is the first page of a region: its shape, and the words.
 type Header struct {
 	Shape
@@ -107,6 +111,14 @@ type Completion struct {
 	Filled  uint64 // bytes that a read has filled
 }
 
+// Load reads a completion once, whatever the other side does to it meanwhile.
+func (c *Completion) Load() Completion {
+	type words [2]uint64
+	w := (*words)(unsafe.Pointer(c))
+	a, b := atomic.LoadUint64(&w[0]), atomic.LoadUint64(&w[1])
+	return Completion{Slot: uint16(a), Extents: uint16(a >> 16), Status: uint32(a >> 32), Filled: b}
+}
+
 // Extent is one of a block status, as block.Extent is in memory.
 type Extent struct {
 	Length uint64
@@ -114,11 +126,17 @@ type Extent struct {
 	_      uint32
 }
 
+// Load reads an extent once, whatever the other side does to it meanwhile.
+func (e *Extent) Load() Extent {
+	return Extent{Length: atomic.LoadUint64(&e.Length), State: atomic.LoadUint32(&e.State)}
+}
+
 // Sizes and offsets, asserted wherever the package is compiled.
 var (
 	_ [4096]byte = [unsafe.Sizeof(Header{})]byte{}
 	_ [32]byte   = [unsafe.Sizeof(Submission{})]byte{}
 	_ [16]byte   = [unsafe.Sizeof(Completion{})]byte{}
+	_ [2]byte    = [unsafe.Offsetof(Completion{}.Extents)]byte{}
 	_ [16]byte   = [unsafe.Sizeof(Extent{})]byte{}
 	_ [64]byte   = [unsafe.Sizeof(Shape{})]byte{}
 	_ [32]byte   = [unsafe.Offsetof(Shape{}.First)]byte{}

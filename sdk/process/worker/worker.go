@@ -1,0 +1,199 @@
+package worker
+
+import (
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"blockengine/sdk/process/ring"
+)
+
+// Files are the descriptors of a region, in the order in which the engine
+// passes them.
+type Files struct {
+	Memory int // the region, ring.Layout.Size() bytes
+	Bell   int // the event counter that wakes the engine; non-blocking
+}
+
+// FilesOf names the descriptors that came for a region. They are the worker's
+// from Channel or Machine on, also if that fails.
+func FilesOf(fds []int) (Files, error) {
+	if len(fds) != 2 {
+		return Files{}, fmt.Errorf("%d descriptors came for a region: 2, its memory and its event counter", len(fds))
+	}
+	return Files{Memory: fds[0], Bell: fds[1]}, nil
+}
+
+// close gives the descriptors back.
+func (f Files) close() {
+	_ = syscall.Close(f.Memory)
+	_ = syscall.Close(f.Bell)
+}
+
+// Options are the same for all workers of a process.
+type Options struct {
+	// Spin is how long a worker looks for more before it sleeps; 0: not at all.
+	Spin time.Duration
+}
+
+// Worker serves one region: a goroutine of its own calls the plugin, and sleeps
+// in the kernel when there is nothing to do.
+type Worker struct {
+	region *ring.Region
+	files  Files
+	mem    []byte
+	taken  uint32 // submissions, or calls, so far
+
+	spin, window int64 // ns: the longest time to look, and the one that pays now
+	idleFrom     int64 // ns, when there was nothing more to do
+
+	closing atomic.Bool
+	ended   chan struct{} // closed by the goroutine
+}
+
+// ringServer is what a worker serves a region with.
+type ringServer interface {
+	// serve handles what has come up to tail.
+	serve(tail uint32)
+	// finish waits until what the plugin holds has ended.
+	finish()
+}
+
+// newWorker maps the region. The descriptors are its own, also if it fails.
+func newWorker(f Files, l ring.Layout, o Options) (*Worker, error) {
+	w := &Worker{files: f, spin: int64(o.Spin), ended: make(chan struct{})}
+	if err := w.attach(l); err != nil {
+		w.free()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *Worker) attach(l ring.Layout) (err error) {
+	if err = l.Check(); err != nil {
+		return err
+	}
+	var st syscall.Stat_t
+	if err = syscall.Fstat(w.files.Memory, &st); err != nil {
+		return fmt.Errorf("the shared memory's size: %w", err)
+	}
+	if st.Size != int64(l.Size()) {
+		return fmt.Errorf("the shared memory has %d bytes, its layout %d", st.Size, l.Size())
+	}
+	if w.mem, err = syscall.Mmap(w.files.Memory, 0, l.Size(), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED); err != nil {
+		return fmt.Errorf("map the shared memory: %w", err)
+	}
+	w.region, err = ring.Attach(l, w.mem)
+	return err
+}
+
+// free gives back what newWorker took.
+func (w *Worker) free() {
+	if w.mem != nil {
+		_ = syscall.Munmap(w.mem)
+	}
+	w.files.close()
+}
+
+// run is the worker's goroutine.
+func (w *Worker) run(s ringServer) {
+	w.idleFrom = nanotime()
+	for {
+		tail := w.await()
+		if w.closing.Load() {
+			break
+		}
+		w.adapt()
+		s.serve(tail)
+		w.idleFrom = nanotime()
+	}
+	s.finish()
+	close(w.ended)
+}
+
+// Close takes nothing new, waits until what the plugin holds has ended, and gives
+// everything back. It is called once, from any goroutine but the worker's.
+func (w *Worker) Close() {
+	w.closing.Store(true)
+	// The worker may look at closing just before it sleeps; so it is woken until
+	// it has ended.
+	for every := time.NewTicker(time.Millisecond); ; {
+		futexWake(&w.region.SubTail)
+		select {
+		case <-w.ended:
+			every.Stop()
+			w.free()
+			return
+		case <-every.C:
+		}
+	}
+}
+
+// await waits for more than what has been taken, or for Close, and gives how
+// much has come so far.
+func (w *Worker) await() (tail uint32) {
+	r := w.region
+	if tail = r.SubTail.Load(); tail != w.taken || w.look(&tail) {
+		return tail
+	}
+	for {
+		// The engine looks at SubArmed after it has stored SubTail; we look at
+		// SubTail after having stored SubArmed. One of the two sees the other.
+		r.SubArmed.Store(ring.Asleep)
+		if tail = r.SubTail.Load(); tail != w.taken || w.closing.Load() {
+			r.SubArmed.Store(ring.Looking)
+			return tail
+		}
+		futexWait(&r.SubTail, w.taken)
+	}
+}
+
+// look looks for more for as long as that pays. Others get their turn: the
+// goroutines of this process, if processors are few.
+func (w *Worker) look(tail *uint32) bool {
+	if w.window == 0 {
+		return false
+	}
+	for end := w.idleFrom + w.window; ; runtime.Gosched() {
+		for range 16 {
+			if *tail = w.region.SubTail.Load(); *tail != w.taken {
+				return true
+			}
+		}
+		if w.closing.Load() || nanotime() >= end {
+			return false
+		}
+	}
+}
+
+// adapt chooses how long to look the next time: as long as is allowed if that
+// would have met what has come now, else ever less. Being woken takes time at
+// both ends, hence twice.
+func (w *Worker) adapt() {
+	if nanotime()-w.idleFrom <= 2*w.spin {
+		w.window = w.spin
+		return
+	}
+	w.window /= 2
+}
+
+// wakeEngine tells the engine of what has been published, if it wants to be told.
+func (w *Worker) wakeEngine() {
+	r := w.region
+	if r.CompArmed.Load() == ring.Awake {
+		return
+	}
+	switch r.CompArmed.Swap(ring.Awake) {
+	case ring.WakeEvent:
+		signal(w.files.Bell)
+	case ring.WakeFutex:
+		futexWake(&r.CompTail)
+	}
+}
+
+var clock = time.Now()
+
+// nanotime is a monotonic time in ns.
+func nanotime() int64 { return int64(time.Since(clock)) }
