@@ -72,6 +72,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s) each
 
 bench: build install-deps ## engine and peers, side by side; BENCH="-quick -run memory" passes flags
 	$(GO) build -o build/bench ./bench
+	$(GO) build -o build/nullstore ./bench/nullstore
 	build/bench $(BENCH)
 
 install-deps: ## find or install the programs that tests and benchmark use

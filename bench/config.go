@@ -13,7 +13,8 @@ type engineConfig struct {
 }
 
 // volumeConfig is a volume and an export of the same name. The plugin is
-// memory, null, nbd, or nbdwasm: the nbd plugin in its sandbox.
+// memory, null, nbd, nbdwasm (the nbd plugin in its sandbox) or nullprocess
+// (a null store in a process of its own).
 type volumeConfig struct {
 	name, plugin string
 	vhostUser    bool // the frontend, in place of nbd
@@ -27,10 +28,15 @@ func (c *engineConfig) toml(at place) string {
 		fmt.Fprintf(&b, "poll = %q\n", c.poll)
 	}
 	for _, v := range c.volumes {
-		if v.plugin == "nbdwasm" {
+		switch v.plugin {
+		case "nbdwasm":
 			fmt.Fprintf(&b, "\n[[plugin]]\nname = \"nbdwasm\"\nruntime = \"wasm\"\npath = %q\n", at.settings.wasm)
-			break
+		case "nullprocess":
+			fmt.Fprintf(&b, "\n[[plugin]]\nname = \"nullprocess\"\nruntime = \"process\"\npath = %q\n", at.settings.store)
+		default:
+			continue
 		}
+		break
 	}
 	for _, v := range c.volumes {
 		v.toml(&b, at)

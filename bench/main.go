@@ -28,6 +28,7 @@ import (
 // settings are what the command line says.
 type settings struct {
 	engine, wasm string // programs to measure: the binary, and the nbd plugin's module
+	store        string // and a null store's program
 	only         *regexp.Regexp
 	rounds       int
 	measure      time.Duration // of one load on one server, per round
@@ -66,6 +67,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	only := f.String("run", "", "only the cases whose name matches this `regexp`, see the table's first column; \"idle\" and \"upgrade\" are some")
 	f.StringVar(&s.engine, "engine", "build/engine", "the engine's `file`")
 	f.StringVar(&s.wasm, "wasm", "build/plugins/nbd.wasm", "the nbd plugin's module, a `file`")
+	f.StringVar(&s.store, "store", "build/nullstore", "a null store that runs as a process, a `file`")
 	f.IntVar(&s.rounds, "rounds", 3, "how often each load is repeated")
 	f.Float64Var(&seconds, "seconds", 3, "how long each load is measured")
 	f.IntVar(&s.upgrades, "upgrades", 50, "how often the plugin is upgraded with each method, two seconds each")
@@ -99,9 +101,9 @@ func parse(args []string, out io.Writer) (*settings, error) {
 
 // bench runs everything and prints the report.
 func bench(ctx context.Context, s *settings) error {
-	for _, file := range []string{s.engine, s.wasm} {
+	for _, file := range []string{s.engine, s.wasm, s.store} {
 		if _, err := os.Stat(file); err != nil {
-			return fmt.Errorf("%w: run make build", err)
+			return fmt.Errorf("%w: run make bench, which builds it", err)
 		}
 	}
 	r, err := newRun(s)

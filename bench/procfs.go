@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -13,13 +14,34 @@ import (
 // to all programs on every architecture that Go runs on.
 const clockTick = 10 * time.Millisecond
 
-// cpuTime is what a process has used, in user mode and in the kernel.
+// cpuTime is what a process and those that it has started have used, in user mode
+// and in the kernel. One that ends meanwhile is not counted.
 func cpuTime(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	return parseStat(string(text))
+	sum, err := parseStat(string(text))
+	for _, child := range children(pid) {
+		if t, err := cpuTime(child); err == nil {
+			sum += t
+		}
+	}
+	return sum, err
+}
+
+// children of a process, none where the kernel does not tell.
+func children(pid int) (list []int) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		for _, field := range strings.Fields(string(text)) {
+			if n, err := strconv.Atoi(field); err == nil {
+				list = append(list, n)
+			}
+		}
+	}
+	return list
 }
 
 // parseStat reads utime and stime, fields 14 and 15 of proc(5). The second

@@ -49,6 +49,9 @@ func newRun(s *settings) (*run, error) {
 	if s.wasm, err = filepath.Abs(s.wasm); err == nil {
 		s.engine, err = filepath.Abs(s.engine)
 	}
+	if err == nil {
+		s.store, err = filepath.Abs(s.store)
+	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

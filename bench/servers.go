@@ -49,6 +49,9 @@ var servers = map[string]server{
 	"engine, nbd in wasm":    {ours: true, backed: true, start: engineWith("nbdwasm", "")},
 	"engine, nbd builtin":    {ours: true, backed: true, start: engineWith("nbd", "")},
 
+	"engine, null in a process":         {ours: true, sparse: true, start: engineWith("nullprocess", "")},
+	"engine, null in a process, poll 0": {ours: true, sparse: true, start: engineWith("nullprocess", "0"), depth1Only: true},
+
 	"nbdkit, memory": {start: nbdkit("memory", strconv.Itoa(diskSize))},
 	"nbdkit, null":   {sparse: true, start: nbdkit("null", strconv.Itoa(diskSize))},
 	"nbdkit, nbd":    {backed: true, start: nbdkitProxy},
@@ -58,10 +61,11 @@ var servers = map[string]server{
 	"qemu-storage-daemon, null-co": {sparse: true, start: qemuNull(overNBD)},
 	"qemu-storage-daemon, nbd":     {backed: true, start: qemuProxy(overNBD)},
 
-	"engine, null, vhost-user":         {ours: true, sparse: true, start: engineVhostUser("null", "")},
-	"engine, null, vhost-user, poll 0": {ours: true, sparse: true, start: engineVhostUser("null", "0"), depth1Only: true},
-	"engine, memory, vhost-user":       {ours: true, start: engineVhostUser("memory", "")},
-	"engine, nbd in wasm, vhost-user":  {ours: true, backed: true, start: engineVhostUser("nbdwasm", "")},
+	"engine, null, vhost-user":              {ours: true, sparse: true, start: engineVhostUser("null", "")},
+	"engine, null, vhost-user, poll 0":      {ours: true, sparse: true, start: engineVhostUser("null", "0"), depth1Only: true},
+	"engine, null in a process, vhost-user": {ours: true, sparse: true, start: engineVhostUser("nullprocess", "")},
+	"engine, memory, vhost-user":            {ours: true, start: engineVhostUser("memory", "")},
+	"engine, nbd in wasm, vhost-user":       {ours: true, backed: true, start: engineVhostUser("nbdwasm", "")},
 
 	"qemu-storage-daemon, null-co, vhost-user": {sparse: true, start: qemuNull(overVhostUser)},
 	"qemu-storage-daemon, tmpfs, vhost-user":   {start: qemuFile(overVhostUser)},
