@@ -136,7 +136,7 @@ func (r *Recorder) unstamp(b []byte, block uint64) (uint64, error) {
 	if isZero(b) {
 		return 0, nil
 	}
-	var value uint64
+	var values []uint64 // of the sectors
 	for at := 0; at < len(b); at += stampEvery {
 		s := b[at : at+stampEvery]
 		switch {
@@ -146,12 +146,25 @@ func (r *Recorder) unstamp(b []byte, block uint64) (uint64, error) {
 			return 0, fmt.Errorf("block %d holds data of another run (%#x)", block, be.Uint64(s[8:]))
 		case be.Uint64(s[16:]) != block:
 			return 0, fmt.Errorf("block %d holds what was written to block %d", block, be.Uint64(s[16:]))
-		case at > 0 && be.Uint64(s[24:]) != value:
-			return 0, fmt.Errorf("block %d is torn: values %d and %d", block, value, be.Uint64(s[24:]))
 		}
-		value = be.Uint64(s[24:])
+		values = append(values, be.Uint64(s[24:]))
 	}
-	return value, nil
+	if kinds := slices.Compact(slices.Clone(values)); len(kinds) > 1 {
+		return 0, fmt.Errorf("block %d is torn: its sectors hold the values %d%s", block, values, r.writers(block, kinds))
+	}
+	return values[0], nil
+}
+
+// writers tells of the writes of values to a block by whom and when they were
+// made, on the clock of calls and returns.
+func (r *Recorder) writers(block uint64, values []uint64) string {
+	var b strings.Builder
+	for _, op := range r.ops {
+		if i := block - op.first; op.kind == opWrite && i < uint64(len(op.values)) && slices.Contains(values, op.values[i]) {
+			fmt.Fprintf(&b, "; value %d was written by client %d, called %d returned %d", op.values[i], op.client, op.call, op.ret)
+		}
+	}
+	return b.String()
 }
 
 // Payload is what a BeginWrite is to write; nil for zeroes.
@@ -194,8 +207,9 @@ func (op *HistoryOp) Data(b []byte) error {
 	r := op.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	op.end(false)
 	if len(b) != len(op.values)*r.blockSize {
-		op.end(true)
+		op.failed = true
 		return r.breakage(op, fmt.Errorf("returned %d bytes of %d", len(b), len(op.values)*r.blockSize))
 	}
 	var errs []error
@@ -207,12 +221,13 @@ func (op *HistoryOp) Data(b []byte) error {
 		}
 		op.values[i] = v
 	}
-	op.end(len(errs) > 0)
+	op.failed = len(errs) > 0
 	return errors.Join(errs...)
 }
 
 func (r *Recorder) breakage(op *HistoryOp, err error) error {
-	err = fmt.Errorf("read by client %d of %d blocks from %d: %w", op.client, len(op.values), op.first, err)
+	err = fmt.Errorf("read by client %d of %d blocks from %d, called %d returned %d: %w",
+		op.client, len(op.values), op.first, op.call, op.ret, err)
 	r.broken = append(r.broken, err.Error())
 	return err
 }

@@ -127,6 +127,24 @@ func TestModelUnfinishedOperations(t *testing.T) {
 	r.MustCheck(t)
 }
 
+// A torn block is told with who wrote its parts, and when: whether the read has
+// overlapped a write is what is asked first.
+func TestModelTellsWhoTore(t *testing.T) {
+	r := NewRecorder(1024, 1)
+	one := r.BeginWrite(3, 7, 1) // called 1, returned 2
+	one.OK()
+	reader := r.BeginRead(5, 7, 1)  // 3
+	two := r.BeginWrite(4, 6, 2)    // 4
+	two.OK()                        // 5
+	r.BeginWrite(4, 8, 1).Unknown() // another block
+	err := reader.Data(append(bytes.Clone(one.Payload()[:512]), two.Payload()[1024+512:]...))
+	const want = "read by client 5 of 1 blocks from 7, called 3 returned 8: block 7 is torn: its sectors hold the values [1 3]" +
+		"; value 1 was written by client 3, called 1 returned 2; value 3 was written by client 4, called 4 returned 5"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+}
+
 func TestModelGarbage(t *testing.T) {
 	r, other := NewRecorder(1024, 1), NewRecorder(1024, 2)
 	one, two, alien := r.BeginWrite(0, 0, 1), r.BeginWrite(0, 0, 1), other.BeginWrite(0, 0, 1)
