@@ -30,6 +30,7 @@ type device struct {
 	silent bool // never calls
 	// mute chains come back without a status.
 	mute bool
+	lazy bool // fills no read
 
 	mu       sync.Mutex // guards what follows
 	seen     []Request
@@ -362,6 +363,9 @@ func (v *vring) execute(head uint16) uint32 {
 	}
 	write = make([]byte, total)
 	v.operate(read, write[:total-1])
+	if last := places[len(places)-1]; v.s.d.lazy && le.Uint32(read) == OpIn {
+		places, write = [][]byte{last[len(last)-1:]}, write[total-1:]
+	}
 	for _, p := range places {
 		n := copy(p, write)
 		write = write[n:]

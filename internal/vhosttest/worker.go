@@ -248,6 +248,7 @@ func (w *worker) begin(s *slot, sector uint64) {
 	if h := w.l.o.History; h != nil {
 		client := w.queue*len(w.slots) + int(w.byHead[s.first])
 		if s.op == OpIn {
+			clearStamps(s.area.payload(w.size))
 			s.note = h.BeginRead(client, w.first+uint64(s.block))
 		} else {
 			s.note = h.BeginWrite(client, w.first+uint64(s.block), s.area.payload(w.size))
@@ -261,7 +262,6 @@ func (w *worker) begin(s *slot, sector uint64) {
 	if s.op == OpIn {
 		b.readers++
 		s.lo, s.hi = b.lo, b.hi
-		// What a read does not fill must not look like what is expected.
 		clearStamps(s.area.payload(w.size))
 		return
 	}
@@ -270,6 +270,8 @@ func (w *worker) begin(s *slot, sector uint64) {
 	w.pattern.stamp(s.area.payload(w.size), sector, b.hi)
 }
 
+// clearStamps spoils what a sector says of itself, here or in a Recorder: what a
+// read does not fill must not look like what is expected.
 func clearStamps(b []byte) {
 	for at := 0; at < len(b); at += SectorSize {
 		le.PutUint64(b[at:], 0)
