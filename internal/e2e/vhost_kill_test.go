@@ -59,23 +59,21 @@ func TestVhostRandomKills(t *testing.T) {
 
 // TestVhostEverythingAtOnce: in one run the server loses its connections or dies,
 // the plugin is swapped and the engine is killed, mixed at random, and the
-// machine has no error and the history of a disk.
+// machine has no error and reads what a disk would give.
 func TestVhostEverythingAtOnce(t *testing.T) {
-	for name, make := range map[string]func(t *testing.T) mixed{"connections": scriptedMix, "nbdkit": nbdkitMix} {
+	for name, make := range map[string]func(t *testing.T) mixed{
+		"connections": scriptedMix, "nbdkit": nbdkitMix, "nbdkit one by one": nbdkitOneByOne} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := make(t)
 			e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{machineDisk(m.addr, trusting("60s", m.fence), 2)}})
 			e.waitUp("disk")
-			l, h := historyLoad(t, e, recovering()[rand.IntN(2)])
+			l, judge := m.load(t, e)
 			c := mayhem{t: t, e: e, l: l, m: m}
-			c.run(loadTime(5 * time.Second))
+			c.run(loadTime(3 * time.Second))
 			l.end()
-			h.MustCheck(t)
+			judge()
 			t.Logf("%d engines killed, %d faults of the server, %d upgrades and %d that were refused", c.kills, c.faults, c.upgrades, c.refused)
-			if c.kills < 2 || c.faults < 2 || c.upgrades+c.refused < 1 {
-				t.Error("not much of a mix")
-			}
 			e.waitState("disk", "online")
 			if v := e.volume("disk"); len(v.Errors) != 0 {
 				t.Errorf("requests failed: %v", v.Errors)
@@ -88,23 +86,53 @@ func TestVhostEverythingAtOnce(t *testing.T) {
 type mixed struct {
 	addr  string
 	fence string // for how long it holds what it has of a connection that has ended
+	// whole: requests that overlap are carried out one after the other, and
+	// answered in that order. So blocks are registers, over a replay too: what a
+	// write has left that is sent again was seen by nobody who then saw a newer
+	// write's.
+	whole bool
 	fault func()
 	quiet func() // waits until nothing is left of a dead engine
+}
+
+// load is the hardest one that the server's promises allow to judge.
+func (m *mixed) load(t *testing.T, e *engine) (l *vhostLoad, judge func()) {
+	t.Helper()
+	p := recovering()[rand.IntN(2)]
+	if m.whole {
+		l, h := historyLoad(t, e, p)
+		return l, func() { t.Helper(); h.MustCheck(t) }
+	}
+	l = startVhostLoad(t, e, vhosttest.LoadOptions{Options: e.machine(p, 2), Depth: 8, ReadPercent: 50,
+		FlushEvery: 40, Verify: true, Length: 2 * 64 * blockSize, Seed: rand.Uint64()})
+	return l, func() {}
 }
 
 // scriptedMix is a server whose connections end. It lives on, and holds nothing
 // for longer than it takes to carry out.
 func scriptedMix(t *testing.T) mixed {
 	s := diskServer(t)
-	return mixed{addr: s.Addr(), fence: "100ms",
+	return mixed{addr: s.Addr(), fence: "100ms", whole: true,
 		fault: func() { s.KillAll([]nbdtest.Ending{nbdtest.FIN, nbdtest.RST}[rand.IntN(2)]) },
 		quiet: func() { forgotten(t, s) }}
 }
 
 // nbdkitMix is a stock server, which is killed. What is gone holds nothing; what
-// it had written is in the page cache.
+// it had written is in the page cache. It carries out requests side by side, and
+// a page cache moves bytes under a read that is on its way: a read that overlaps
+// a write may give half of it. So here none does, and all reads are exact.
 func nbdkitMix(t *testing.T) mixed {
-	s := nbdtest.StartNbdkit(t, "file", nbdtest.Image(t, 16<<20, nil))
+	return killedMix(nbdtest.StartNbdkit(t, "file", nbdtest.Image(t, 16<<20, nil)))
+}
+
+// nbdkitOneByOne is the same with one request at a time, of all connections.
+func nbdkitOneByOne(t *testing.T) mixed {
+	m := killedMix(nbdtest.StartNbdkit(t, "--filter=noparallel", "file", nbdtest.Image(t, 16<<20, nil), "serialize=all-requests"))
+	m.whole = true
+	return m
+}
+
+func killedMix(s *nbdtest.Real) mixed {
 	kill := func() { s.Kill(); s.Restart() }
 	return mixed{addr: s.Addr(), fence: "0s", fault: kill, quiet: kill}
 }
@@ -119,31 +147,33 @@ type mayhem struct {
 	kills, faults, upgrades, refused int
 }
 
+// run does each of them at least once.
 func (c *mayhem) run(total time.Duration) {
-	var order []int
-	for end := time.Now().Add(total); time.Now().Before(end) && !c.t.Failed(); {
-		time.Sleep(rand.N(150 * time.Millisecond))
-		if len(order) == 0 { // each in its turn, so that a short run has them all
-			order = rand.Perm(4)
+	end := time.Now().Add(total)
+	for round := 0; (round == 0 || time.Now().Before(end)) && !c.t.Failed(); round++ {
+		for _, what := range rand.Perm(4) {
+			time.Sleep(rand.N(150 * time.Millisecond))
+			c.do(what)
+			c.l.ended()
 		}
-		what := order[0]
-		order = order[1:]
-		switch what {
-		case 0:
-			c.kill()
-		case 1:
-			c.m.fault()
-			c.faults++
-		case 2: // an upgrade may find the server away, and be refused
-			if _, err := c.e.tryUpgrade(c.e.otherBuild()); err == nil {
-				c.upgrades++
-			} else {
-				c.refused++
-			}
-		case 3: // all at once
-			c.together()
+	}
+}
+
+func (c *mayhem) do(what int) {
+	switch what {
+	case 0:
+		c.kill()
+	case 1:
+		c.m.fault()
+		c.faults++
+	case 2: // an upgrade may find the server away, and be refused
+		if _, err := c.e.tryUpgrade(c.e.otherBuild()); err == nil {
+			c.upgrades++
+		} else {
+			c.refused++
 		}
-		c.l.ended()
+	case 3: // all at once
+		c.together()
 	}
 }
 
