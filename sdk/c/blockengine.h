@@ -520,16 +520,17 @@ int on_request(const struct be_request *r);
 uint32_t on_received(const uint8_t *b, uint32_t n);
 
 /* The rest need not be defined. */
-void on_timer(uint32_t id, uint64_t mono, uint64_t wall); /* ns */
-void on_abort(uint64_t tag);                /* default: wait for the server's answer */
-void on_goodbye(void);                      /* default: be_close */
-void on_closed(uint32_t reason, uint32_t status);
-void on_save(void);                         /* default: no state */
-void on_idle(void);
-void on_message(uint32_t from, const uint8_t *b, uint32_t n);
-void on_session_data(const uint8_t *b, uint32_t n);
-void on_digest(const struct be_digest *d);
-void on_payload(uint64_t tag, uint64_t from, const uint8_t *b, uint32_t n);
+#define BE_OPTIONAL __attribute__((weak))
+BE_OPTIONAL void on_timer(uint32_t id, uint64_t mono, uint64_t wall); /* ns */
+BE_OPTIONAL void on_abort(uint64_t tag); /* without it: the server's answer is waited for */
+BE_OPTIONAL void on_goodbye(void);       /* without it: be_close */
+BE_OPTIONAL void on_closed(uint32_t reason, uint32_t status);
+BE_OPTIONAL void on_save(void);          /* without it: there is no state */
+BE_OPTIONAL void on_idle(void);
+BE_OPTIONAL void on_message(uint32_t from, const uint8_t *b, uint32_t n);
+BE_OPTIONAL void on_session_data(const uint8_t *b, uint32_t n);
+BE_OPTIONAL void on_digest(const struct be_digest *d);
+BE_OPTIONAL void on_payload(uint64_t tag, uint64_t from, const uint8_t *b, uint32_t n);
 
 /* ---- reading what comes --------------------------------------------------- */
 
@@ -856,19 +857,7 @@ const uint8_t *be_state_bytes(const struct be_opened *o) { return be_session_byt
 
 /* ---- calls ---------------------------------------------------------------- */
 
-#define BE_WEAK __attribute__((weak))
 #define BE_EXPORT(name) __attribute__((export_name(name), used))
-
-BE_WEAK void on_timer(uint32_t id, uint64_t mono, uint64_t wall) { (void)id, (void)mono, (void)wall; }
-BE_WEAK void on_abort(uint64_t tag) { (void)tag; }
-BE_WEAK void on_goodbye(void) { be_close(); }
-BE_WEAK void on_closed(uint32_t reason, uint32_t status) { (void)reason, (void)status; }
-BE_WEAK void on_save(void) {}
-BE_WEAK void on_idle(void) {}
-BE_WEAK void on_message(uint32_t from, const uint8_t *b, uint32_t n) { (void)from, (void)b, (void)n; }
-BE_WEAK void on_session_data(const uint8_t *b, uint32_t n) { (void)b, (void)n; }
-BE_WEAK void on_digest(const struct be_digest *d) { (void)d; }
-BE_WEAK void on_payload(uint64_t tag, uint64_t from, const uint8_t *b, uint32_t n) { (void)tag, (void)from, (void)b, (void)n; }
 
 BE_EXPORT("be_abi") uint32_t be_export_abi(void) { return BE_ABI_VERSION; }
 
@@ -953,43 +942,50 @@ static void be_opened_event(const struct be_header *h) {
 static void be_message_event(const struct be_header *h) {
 	BE_EVENT(be_message, e)
 	BE_HAS(e, e->len)
-	on_message(e->conn, (const uint8_t *)(e + 1), e->len);
+	if (on_message) on_message(e->conn, (const uint8_t *)(e + 1), e->len);
 }
 
 static void be_session_event(const struct be_header *h) {
 	BE_EVENT(be_session_data, e)
 	BE_HAS(e, e->len)
-	on_session_data((const uint8_t *)(e + 1), e->len);
+	if (on_session_data) on_session_data((const uint8_t *)(e + 1), e->len);
 }
 
 static void be_payload_event(const struct be_header *h) {
 	BE_EVENT(be_payload, e)
 	BE_HAS(e, e->len)
-	on_payload(e->tag, e->from, (const uint8_t *)(e + 1), e->len);
+	if (on_payload) on_payload(e->tag, e->from, (const uint8_t *)(e + 1), e->len);
 }
 
 static void be_small_event(const struct be_header *h) {
 	if (h->kind == BE_EV_TIMER) {
 		BE_EVENT(be_timer, e)
-		on_timer(e->id, e->mono, e->wall);
+		if (on_timer) on_timer(e->id, e->mono, e->wall);
 	} else if (h->kind == BE_EV_ABORT) {
 		BE_EVENT(be_abort, e)
-		on_abort(e->tag);
+		if (on_abort) on_abort(e->tag);
 	} else if (h->kind == BE_EV_CLOSED) {
 		BE_EVENT(be_closed, e)
-		on_closed(e->reason, e->status);
+		if (on_closed) on_closed(e->reason, e->status);
 	} else if (h->kind == BE_EV_DIGEST) {
 		BE_EVENT(be_digest, e)
-		on_digest(e);
+		if (on_digest) on_digest(e);
 	}
 }
 
 static void be_rare_event(const struct be_header *h) {
 	switch (h->kind) {
 	case BE_EV_OPENED: be_opened_event(h); break;
-	case BE_EV_GOODBYE: on_goodbye(); break;
-	case BE_EV_SAVE: on_save(); break;
-	case BE_EV_IDLE: on_idle(); break;
+	case BE_EV_GOODBYE:
+		if (on_goodbye) on_goodbye();
+		else be_close();
+		break;
+	case BE_EV_SAVE:
+		if (on_save) on_save();
+		break;
+	case BE_EV_IDLE:
+		if (on_idle) on_idle();
+		break;
 	case BE_EV_MESSAGE: be_message_event(h); break;
 	case BE_EV_SESSION: be_session_event(h); break;
 	case BE_EV_PAYLOAD: be_payload_event(h); break;
