@@ -27,6 +27,10 @@ func checkCommand() *cobra.Command {
 				return err
 			}
 			defer p.close()
+			can := probeDevices(cmd.Context())
+			for _, line := range can.lines() {
+				fmt.Fprintln(cmd.OutOrStdout(), line)
+			}
 			return sayFine(cmd.OutOrStdout(), p)
 		})}
 	fileFlag(cmd, &file)

@@ -15,16 +15,21 @@ import (
 
 // door is where an export meets its clients.
 type door interface {
-	addr() string                    // "unix:PATH" or "tcp:HOST:PORT"
-	open(v *volume.Volume) error     // serve; the volume's disk has been seen
+	addr() string // "unix:PATH", "tcp:HOST:PORT" or "device:PATH"
+	// open serves; the volume's disk has been seen. It may take its time: it is
+	// called on a goroutine of its own if slow says so.
+	open(ctx context.Context, v *volume.Volume) error
+	slow() bool
 	close(ctx context.Context) error // take the export away from its clients
 	use() []string                   // lines that tell a person how to use it
+	count(s *seen) (exportCounts, bool)
 }
 
-// servers are the frontends.
+// servers are the frontends that have listeners.
 type servers struct {
 	nbd       *nbd.Server
 	vhostUser *vhostuser.Server
+	kernel    *nbd.Listener // of exports that the kernel's NBD driver is given; nil if there are none
 }
 
 func newServers(reactors []*reactor.Reactor, log *slog.Logger) servers {
@@ -52,6 +57,11 @@ type exportCounts struct {
 	requests    *volume.Stats
 }
 
+func (s *seen) at(addr, name string) (exportCounts, bool) {
+	c, ok := s.exports[place{addr, name}]
+	return c, ok
+}
+
 func (s *servers) stats() seen {
 	n, v := s.nbd.Stats(), s.vhostUser.Stats()
 	all := seen{listeners: len(n.Listeners) + len(v.Exports), exports: map[place]exportCounts{}}
@@ -77,13 +87,7 @@ func (e *engine) listenExports() (problems config.Problems) {
 	}
 	listeners := map[config.Address]*nbd.Listener{}
 	for _, x := range e.cfg.Exports {
-		var d door
-		var problem *config.Problem
-		if x.Frontend == config.FrontendVhostUser {
-			d, problem = e.vhostUserDoor(x)
-		} else {
-			d, problem = e.nbdDoor(x, listeners)
-		}
+		d, problem := e.makeDoor(x, listeners)
 		if problem != nil {
 			problems = append(problems, *problem)
 		}
@@ -92,6 +96,19 @@ func (e *engine) listenExports() (problems config.Problems) {
 		}
 	}
 	return problems
+}
+
+// makeDoor makes what an export's frontend wants to have beforehand.
+func (e *engine) makeDoor(x config.Export, listeners map[config.Address]*nbd.Listener) (door, *config.Problem) {
+	switch x.Frontend {
+	case config.FrontendVhostUser:
+		return e.vhostUserDoor(x)
+	case config.FrontendUblk:
+		return e.ublkDoor(x), nil
+	case config.FrontendNBDKernel:
+		return e.nbdKernelDoor(x)
+	}
+	return e.nbdDoor(x, listeners)
 }
 
 // nbdDoor joins a listener or makes it. Nothing comes back where the listener
@@ -137,11 +154,15 @@ type nbdDoor struct {
 
 func (d *nbdDoor) addr() string { return d.listener.Addr() }
 
-func (d *nbdDoor) open(v *volume.Volume) error {
+func (d *nbdDoor) slow() bool { return false }
+
+func (d *nbdDoor) open(_ context.Context, v *volume.Volume) error {
 	return d.listener.Add(nbd.Export{Name: d.cfg.Name, Description: d.cfg.Description, Volume: v, ReadOnly: d.cfg.ReadOnly})
 }
 
 func (d *nbdDoor) close(ctx context.Context) error { return d.listener.Remove(ctx, d.cfg.Name) }
+
+func (d *nbdDoor) count(s *seen) (exportCounts, bool) { return s.at(d.addr(), d.cfg.Name) }
 
 func (d *nbdDoor) use() []string { return nbdClients(addressOf(d.addr()), d.cfg.Name) }
 
@@ -153,7 +174,9 @@ type vhostUserDoor struct {
 
 func (d *vhostUserDoor) addr() string { return d.listener.Addr() }
 
-func (d *vhostUserDoor) open(v *volume.Volume) error {
+func (d *vhostUserDoor) slow() bool { return false }
+
+func (d *vhostUserDoor) open(_ context.Context, v *volume.Volume) error {
 	serial := d.cfg.Serial
 	if serial == "" {
 		serial = d.cfg.Name[:min(len(d.cfg.Name), config.MaxSerial)]
@@ -163,5 +186,7 @@ func (d *vhostUserDoor) open(v *volume.Volume) error {
 }
 
 func (d *vhostUserDoor) close(ctx context.Context) error { return d.listener.Remove(ctx) }
+
+func (d *vhostUserDoor) count(s *seen) (exportCounts, bool) { return s.at(d.addr(), d.cfg.Name) }
 
 func (d *vhostUserDoor) use() []string { return vhostUserClients(d.cfg) }

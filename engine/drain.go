@@ -21,7 +21,9 @@ func (e *engine) drain(ctx context.Context) error {
 	close(e.quit)
 	e.endOrders(ctx)
 	e.log.Debug("drained: orders")
+	e.stopOpen()
 	e.watching.Wait()
+	e.awaitOpenings(ctx)
 	d := drained{busy: map[*pluginhost.Disk]bool{}, closed: map[*pluginhost.Disk]bool{}}
 	e.closeOwnClients(ctx, &d)
 	e.log.Debug("drained: volumes whose server is this engine")
@@ -39,6 +41,19 @@ func (e *engine) drain(ctx context.Context) error {
 		e.plan.close()
 	}
 	return errors.Join(d.errs...)
+}
+
+// awaitOpenings waits for doors that are being opened, which a kernel may keep.
+func (e *engine) awaitOpenings(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		e.openings.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // drained is how far drain has come. Its methods are safe from any goroutine.
@@ -77,6 +92,9 @@ func (e *engine) abandon() {
 	cancel()
 	close(e.quit)
 	e.endOrders(ctx)
+	e.stopOpen()
+	e.openings.Wait()
+	e.removeExports(ctx, e.exports, &drained{busy: map[*pluginhost.Disk]bool{}})
 	_ = e.servers.shutdown(ctx)
 	for _, d := range e.disks {
 		_ = d.Close(ctx)

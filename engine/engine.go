@@ -40,6 +40,9 @@ type engine struct {
 	changed  chan struct{} // a volume has changed; holds one
 	quit     chan struct{} // closed when no export is to come up any more
 	watching sync.WaitGroup
+	opened   context.Context // of slow doors; ends when no export is to come up any more
+	stopOpen context.CancelFunc
+	openings sync.WaitGroup
 	draining atomic.Bool
 }
 
@@ -54,6 +57,7 @@ const goroutines = 4
 func start(ctx context.Context, p *plan, stdout io.Writer, log *slog.Logger) (*engine, error) {
 	e := &engine{plan: p, log: log, started: time.Now(),
 		changed: make(chan struct{}, 1), quit: make(chan struct{})}
+	e.opened, e.stopOpen = context.WithCancel(context.Background())
 	e.sampler.collect = e.collect
 	e.print(stdout)
 	if err := e.startReactors(); err != nil {

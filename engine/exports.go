@@ -28,7 +28,9 @@ type export struct {
 	disk   *pluginhost.Disk
 	door   door
 	up     atomic.Bool
-	broken atomic.Bool // it cannot come up; logged
+	broken atomic.Pointer[string] // why it cannot come up, which has been logged; nil: it may
+
+	opening atomic.Bool // a slow door is being opened
 }
 
 // address is where the export meets its clients, with the port that the kernel
@@ -46,12 +48,7 @@ func addressOf(text string) config.Address {
 // watch brings exports up as their volumes' disks are seen, until quit.
 func (e *engine) watch() {
 	for _, d := range e.disks {
-		d.Volume.Watch(func(*volume.Volume) {
-			select {
-			case e.changed <- struct{}{}:
-			default: // one look will see all
-			}
-		})
+		d.Volume.Watch(func(*volume.Volume) { e.look() })
 	}
 }
 
@@ -78,7 +75,7 @@ func (e *engine) settle(ctx context.Context, patience time.Duration, matters fun
 // pending tells whether the export is not up and may yet come.
 func (x *export) pending() bool {
 	st, _ := x.disk.Volume.State()
-	return !x.up.Load() && !x.broken.Load() && st != volume.Stopped
+	return !x.up.Load() && x.broken.Load() == nil && st != volume.Stopped
 }
 
 // follow goes on with what settle has left, in the background.
@@ -98,17 +95,39 @@ func (e *engine) follow() {
 // bringUp adds the exports whose volumes' disks have been seen by now.
 func (e *engine) bringUp() {
 	for _, x := range e.exports {
-		info, seen := x.disk.Volume.Info()
-		if !seen || !x.pending() {
-			continue
+		_, seen := x.disk.Volume.Info()
+		switch {
+		case !seen || !x.pending() || e.draining.Load():
+		case !x.door.slow():
+			e.openDoor(x)
+		case !x.opening.Swap(true):
+			e.openings.Go(func() {
+				e.openDoor(x)
+				x.opening.Store(false)
+				e.look()
+			})
 		}
-		if err := x.door.open(x.disk.Volume); err != nil {
-			x.broken.Store(true)
-			e.log.Error("export cannot be served", "export", x.cfg.Name, "err", err)
-			continue
-		}
-		x.up.Store(true)
-		e.announce(x, info.Size)
+	}
+}
+
+// openDoor serves an export, or notes why it cannot be served.
+func (e *engine) openDoor(x *export) {
+	if err := x.door.open(e.opened, x.disk.Volume); err != nil {
+		text := err.Error()
+		x.broken.Store(&text)
+		e.log.Error("export cannot be served", "export", x.cfg.Name, "err", err)
+		return
+	}
+	x.up.Store(true)
+	info, _ := x.disk.Volume.Info()
+	e.announce(x, info.Size)
+}
+
+// look has the exports looked at again.
+func (e *engine) look() {
+	select {
+	case e.changed <- struct{}{}:
+	default: // one look will see all
 	}
 }
 
@@ -143,6 +162,10 @@ func (e *engine) sayReady() {
 			continue
 		}
 		st, reason := x.disk.Volume.State()
+		if broken := x.broken.Load(); broken != nil {
+			fmt.Fprintf(&b, "export %q: not up: %s\n", x.cfg.Name, *broken)
+			continue
+		}
 		if reason == "" {
 			reason = "no answer yet"
 		}

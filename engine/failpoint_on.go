@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"blockengine/frontends/nbdkernel"
 	"blockengine/frontends/vhostuser"
 	"blockengine/frontends/virtqueue"
 )
@@ -43,6 +44,12 @@ func armFailpoint(order string) error {
 	for s := range vhostuser.Step(vhostuser.Steps) {
 		if s.String() == name {
 			vhostuser.Failpoint = dieAt(s, count)
+			return nil
+		}
+	}
+	for s := range nbdkernel.Step(nbdkernel.Steps) {
+		if s.String() == name {
+			nbdkernel.Failpoint = dieAt(s, count)
 			return nil
 		}
 	}

@@ -49,6 +49,7 @@ func preflight(ctx context.Context, file string, serve bool, warn func(config.Pr
 		p.close()
 		return nil, ctx.Err()
 	}
+	problems = append(problems, checkDevices(cfg, func() kernelDevices { return probeDevices(ctx) })...)
 	if !running { // else every socket is in use, by that engine
 		problems = append(problems, checkSockets(cfg)...)
 	}

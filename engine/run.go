@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"blockengine/engine/config"
+	"blockengine/frontends/ublk"
 )
 
 // How long the end may take: clients and servers have drainTime, and then what
@@ -37,12 +38,16 @@ func runCommand() *cobra.Command {
 
 // serve is the life of an engine.
 func serve(file string, stdout, stderr io.Writer) error {
+	ownHost := serveOwnHost(file) // first: it may execute the program anew
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 	signal.Ignore(syscall.SIGPIPE) // a closed stdout must not end the engine
 	log := newLogger(stderr, logLevelOf(file))
 	raiseOpenFiles(log)
+	if ownHost != nil {
+		log.Warn("this host may come to wait for itself when its memory is full of what it has to write: run the engine as root, or give it CAP_SYS_RESOURCE", "err", ownHost)
+	}
 
 	// A signal ends the start, too.
 	ctx, stop := context.WithCancel(context.Background())
@@ -59,6 +64,11 @@ func serve(file string, stdout, stderr io.Writer) error {
 			return nil // told to end, and nothing was served
 		}
 		return err
+	}
+	if p.cfg.Engine.LockMemory {
+		if err := ublk.LockMemory(); err != nil {
+			log.Warn("memory cannot be locked: raise the limit (ulimit -l, LimitMEMLOCK=)", "err", err)
+		}
 	}
 	for _, note := range keptNotes(p.cfg) {
 		log.Info(note)
@@ -100,6 +110,16 @@ func (e *engine) end(signals <-chan os.Signal) error {
 	case <-time.After(grace):
 		return errNotDrained
 	}
+}
+
+// serveOwnHost makes an engine whose exports are devices of this host fit to be in
+// the way of its dirty pages. It does nothing for others.
+func serveOwnHost(file string) error {
+	cfg, _ := config.Load(file)
+	if cfg == nil || !hasDevices(cfg) {
+		return nil
+	}
+	return ublk.ServeOwnHost()
 }
 
 var errNotDrained = errors.New("ended before everything was drained: clients or storage servers did not answer in time")

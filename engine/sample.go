@@ -95,8 +95,11 @@ func (e *engine) collectExports(s *metrics.Snapshot) {
 	for _, x := range e.exports {
 		m := metrics.Export{Name: x.cfg.Name, Volume: x.cfg.Volume, Frontend: string(x.cfg.Frontend),
 			Listen: x.address().String(), Up: x.up.Load()}
-		if c, ok := seen.exports[place{x.door.addr(), x.cfg.Name}]; ok {
+		if c, ok := x.door.count(&seen); ok {
 			m.Connections, m.Stats = c.connections, c.requests
+		}
+		if d, ok := x.device(); ok {
+			m.Device = &metrics.Device{Path: d.Path, State: d.State, Recovered: d.Recovered, Again: d.Again, Reconnects: d.Reconnects}
 		}
 		s.Exports = append(s.Exports, m)
 	}

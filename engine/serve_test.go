@@ -146,7 +146,8 @@ func TestDemo(t *testing.T) {
 	}
 	s := newSite(t, strings.NewReplacer("build/plugins/nbd.wasm", module, "127.0.0.1:9177", fmt.Sprintf("127.0.0.1:%d", freePort(t)),
 		"tcp:127.0.0.1:10809", fmt.Sprintf("tcp:127.0.0.1:%d", freePort(t))).Replace(string(text)))
-	if got := s.do("check"); got.status != exitDone || got.stdout != "engine.toml: no problems: 2 plugins, 2 volumes, 4 exports\n" {
+	if got := s.do("check"); got.status != exitDone || !strings.HasSuffix(got.stdout, "\nengine.toml: no problems: 2 plugins, 2 volumes, 4 exports\n") ||
+		!strings.HasPrefix(got.stdout, "frontend \"ublk\": ") || !strings.Contains(got.stdout, "\nfrontend \"nbd-kernel\": ") {
 		t.Fatalf("check: %+v", got)
 	}
 	if _, err := os.Stat(s.path("run")); !os.IsNotExist(err) {

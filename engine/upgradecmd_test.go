@@ -258,3 +258,5 @@ func TestWrongUsageOfOrders(t *testing.T) {
 		}
 	}
 }
+
+func (f *fakeEngine) Recover(context.Context, string) error { return nil }

@@ -154,3 +154,21 @@ func (c *Client) explain(err error) error {
 	}
 	return fmt.Errorf("talk to the engine at %s: %w", c.path, err)
 }
+
+// Recover orders another try to serve an export that is a device of the engine's
+// host, and waits for how it ends.
+func (c *Client) Recover(ctx context.Context, export string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://engine/v1/exports/"+url.PathEscape(export)+"/recover", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.orders.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return c.refusal(resp)
+	}
+	return nil
+}

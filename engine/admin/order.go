@@ -79,3 +79,14 @@ func statusOf(err error) int {
 type errorAnswer struct {
 	Error string `json:"error"`
 }
+
+// recovery answers POST /v1/exports/{name}/recover.
+func recovery(src Source) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := src.Recover(r.Context(), r.PathValue("name")); err != nil {
+			answerError(w, statusOf(err), err)
+			return
+		}
+		answer(w, struct{}{})
+	}
+}

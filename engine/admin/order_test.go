@@ -310,3 +310,5 @@ func TestClientOfAnotherServer(t *testing.T) {
 		t.Errorf("%v does not say who", err)
 	}
 }
+
+func (s script) Recover(context.Context, string) error { return nil }

@@ -33,6 +33,9 @@ type Source interface {
 	// as a conflict.
 	Upgrade(plugin string, r UpgradeRequest, report func(Event)) error
 	Rollback(plugin string, r RollbackRequest, report func(Event)) error
+	// Recover tries once more to serve an export that is a device of this host,
+	// and comes back when it is up or why it is not.
+	Recover(ctx context.Context, export string) error
 }
 
 // Server answers on the admin socket.
@@ -67,6 +70,7 @@ func Serve(l net.Listener, src Source, log *slog.Logger) *Server {
 	})
 	mux.HandleFunc("POST /v1/plugins/{name}/upgrade", order(src.Upgrade))
 	mux.HandleFunc("POST /v1/plugins/{name}/rollback", order(src.Rollback))
+	mux.HandleFunc("POST /v1/exports/{name}/recover", recovery(src))
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
 		WriteTimeout: requestTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}

@@ -76,14 +76,29 @@ type Session struct {
 
 // Export is a volume behind a listener.
 type Export struct {
-	Name        string `json:"name"`
-	Volume      string `json:"volume"`
-	Frontend    string `json:"frontend"`
-	Listen      string `json:"listen"` // with the port that the kernel chose
-	ReadOnly    bool   `json:"read_only"`
-	Up          bool   `json:"up"`
-	Connections int    `json:"connections"`
+	Name        string  `json:"name"`
+	Volume      string  `json:"volume"`
+	Frontend    string  `json:"frontend"`
+	Listen      string  `json:"listen"` // with the port that the kernel chose
+	ReadOnly    bool    `json:"read_only"`
+	Up          bool    `json:"up"`
+	Reason      string  `json:"reason,omitempty"` // why it cannot come up
+	Connections int     `json:"connections"`
+	Device      *Device `json:"device,omitempty"` // of frontends ublk and nbd-kernel, once there is one
 	Counts
+}
+
+// Device is an export as a block device of the engine's host.
+type Device struct {
+	Path       string `json:"path"`
+	State      string `json:"state"`             // serving, closing, removed, broken
+	Problem    string `json:"problem,omitempty"` // why it is broken
+	Recovered  bool   `json:"recovered"`         // the engine before had it
+	Size       uint64 `json:"size"`              // bytes, as the kernel has it
+	Queues     int    `json:"queues"`            // nbd-kernel: connections
+	Depth      int    `json:"depth,omitempty"`   // of each queue
+	Again      uint64 `json:"again"`             // writes that the engine before may have sent already
+	Reconnects uint64 `json:"reconnects"`        // nbd-kernel: connections that were lost and made again
 }
 
 // Counts are requests by kind and errors by errno.

@@ -90,6 +90,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- m.desc
 	}
 	describePlugins(ch)
+	describeDevices(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -107,6 +108,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(ch, exportUp, truth(e.Up), labels...)
 		gauge(ch, exportConnections, float64(e.Connections), labels...)
 		exportCounts.collect(ch, e.Stats, labels)
+		collectDevice(ch, e)
 	}
 	for _, r := range s.Reactors {
 		counter(ch, reactorTurns, r.Turns, strconv.Itoa(r.Index))

@@ -61,6 +61,16 @@ type Export struct {
 	Up          bool
 	Connections int
 	Stats       *volume.Stats
+	Device      *Device // nil where the export is no device of this host
+}
+
+// Device is an export as a block device of the engine's host.
+type Device struct {
+	Path       string
+	State      string // one of DeviceStates
+	Recovered  bool
+	Again      uint64
+	Reconnects uint64
 }
 
 // Reactor is the load of an event loop.
