@@ -1,0 +1,401 @@
+package compare
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"blockengine/engine/pluginhost/guest"
+	"blockengine/sdk/abi"
+)
+
+// maxRounds is how many output buffers a version may fill for one call; as the
+// engine's own bound.
+const maxRounds = 64
+
+// Follower hands an instance of the next version the events that another
+// version was handed, and holds its actions against that one's. Events and
+// Actions are guest.Tap's. It is used by one goroutine at a time.
+type Follower struct {
+	c    *Comparison
+	inst guest.Instance
+	last []byte // the events of the call under way
+	n    int    // of them
+	own  int    // bytes of an Opened of its own, in the instance's input
+	skip bool   // what is under way is none of its business
+	seen stream // bytes that the other version has passed and this one has not
+	err  error  // why it follows no more
+}
+
+// Start is how a follower begins.
+type Start struct {
+	// Opened is its own first event: resumed, or with the other one's login.
+	Opened  []byte
+	Resumed bool
+	// Limits is the action with which the other version would have answered, if
+	// it is resumed; may be nil.
+	Limits []byte
+	// Judge looks at what it answers to a saved state, may be nil.
+	Judge func(actions []byte) error
+	// Tolerate are classes of differences that are noted and no more.
+	Tolerate []Class
+}
+
+// Follow begins. inst stays the caller's to close. An error means that the
+// version cannot go on from the saved state.
+func Follow(inst guest.Instance, s Start) (*Follower, error) {
+	o := abi.Overlay[abi.Opened](s.Opened)
+	if o == nil || o.Kind != abi.EvOpened {
+		return nil, errors.New("a connection begins with an event that is not Opened")
+	}
+	f := &Follower{inst: inst, c: newComparison(o.StreamPos, s.Tolerate...), last: make([]byte, abi.InSize)}
+	if len(s.Opened) > len(inst.Input()) {
+		return nil, errors.New("its options, session data and the saved state together are too long for the plugin's interface")
+	}
+	f.own = copy(inst.Input(), s.Opened)
+	if !s.Resumed {
+		return f, nil
+	}
+	return f, f.resume(s)
+}
+
+// resume hands in the saved state.
+func (f *Follower) resume(s Start) error {
+	f.c.resumed = true
+	f.c.begin()
+	var all []byte
+	n := f.own
+	f.own = 0
+	for round := 0; ; round++ {
+		actions, more, err := f.inst.Call(n, guest.BudgetLogin)
+		if err != nil {
+			return f.trapped(err)
+		}
+		all = append(all, actions...)
+		if !more {
+			break
+		}
+		if round == maxRounds || len(actions) == 0 {
+			return f.broke("its actions do not come to an end")
+		}
+		n = 0
+	}
+	if s.Judge != nil {
+		if err := s.Judge(all); err != nil {
+			return err
+		}
+	}
+	if wrong := f.c.take(New, all); wrong != "" {
+		return f.broke(wrong)
+	}
+	if b := &f.c.sides[New]; b.failed {
+		return fmt.Errorf("it cannot go on from the saved state: %s", b.why)
+	}
+	if s.Limits == nil {
+		f.c.sides[New].lanes[laneLimits] = lane{}
+		f.c.sides[Old].limits = true
+	} else if wrong := f.c.take(Old, s.Limits); wrong != "" {
+		return errors.New(wrong)
+	}
+	return f.c.settle(false)
+}
+
+// Requests is how many requests both versions have ended in the same way.
+func (f *Follower) Requests() uint64 { return f.c.ended }
+
+// Calls is how many calls of the other version it has followed.
+func (f *Follower) Calls() uint64 { return f.c.calls }
+
+// Notes are the differences of tolerated classes.
+func (f *Follower) Notes() []*Difference { return f.c.notes }
+
+// Err is why it follows no more: a *Difference, or a *Limit, or that the other
+// version has failed. nil as long as it follows.
+func (f *Follower) Err() error { return f.err }
+
+// Give makes it follow no more, for a reason that is not its own.
+func (f *Follower) Give(text string) {
+	if f.err == nil {
+		f.err = &Limit{text}
+	}
+}
+
+// Events takes the events of a call of the other version, none for more of its
+// actions.
+func (f *Follower) Events(b []byte) {
+	if f.err != nil || len(b) == 0 {
+		return
+	}
+	f.n = copy(f.last, b)
+	f.skip = false
+	f.c.begin()
+	rec, _, ok := abi.Next(b)
+	if !ok {
+		f.Give("an event is malformed")
+		return
+	}
+	switch abi.Overlay[abi.Header](rec).Kind {
+	case abi.EvRequest:
+		f.offer()
+	case abi.EvSave, abi.EvClosed:
+		f.skip = true // what is saved is compared by who resumes; after Closed nothing counts
+	}
+}
+
+// offer notes the requests of the call.
+func (f *Follower) offer() {
+	for b := f.last[:f.n]; len(b) > 0; {
+		rec, rest, ok := abi.Next(b)
+		if !ok {
+			f.Give("an event is malformed")
+			return
+		}
+		b = rest
+		r := abi.Overlay[abi.Request](rec)
+		if r != nil && r.Kind == abi.EvRequest && !f.c.offer(r) {
+			f.Give("one version is too many requests behind the other one")
+			return
+		}
+	}
+}
+
+// Actions takes what the other version has answered. When that is all, the
+// events go to the instance that follows.
+func (f *Follower) Actions(b []byte, more bool, err error) {
+	switch {
+	case f.err != nil || f.skip:
+		return
+	case err != nil:
+		f.Give("the version that ran has trapped: " + err.Error())
+		return
+	}
+	if wrong := f.c.take(Old, b); wrong != "" {
+		f.Give("the version that ran has broken the contract: " + wrong)
+		return
+	}
+	if !more {
+		f.err = f.follow()
+	}
+}
+
+// follow hands the call's events in and compares.
+func (f *Follower) follow() error {
+	if err := f.trim(); err != nil {
+		return err
+	}
+	kind := abi.Overlay[abi.Header](f.last).Kind
+	if kind == abi.EvOpened {
+		if f.own == 0 {
+			return nil // it is resumed
+		}
+		n := f.own
+		f.own = 0
+		if err := f.run(n, guest.BudgetLogin); err != nil {
+			return err
+		}
+		return f.settle(true)
+	}
+	if f.own > 0 {
+		return &Limit{"the connection does not begin with Opened"}
+	}
+	caught := true
+	if f.n > 0 && f.wanted(kind) {
+		if kind == abi.EvReceived {
+			var err error
+			if caught, err = f.received(); err != nil {
+				return err
+			}
+		} else if err := f.run(copy(f.inst.Input(), f.last[:f.n]), f.budget(kind, f.n)); err != nil {
+			return err
+		}
+	}
+	if err := f.flow(); err != nil {
+		return err
+	}
+	return f.settle(caught)
+}
+
+// settle compares. What differs in a login may follow from what the new version
+// has said to the server, whose answer nobody knows.
+func (f *Follower) settle(caught bool) error {
+	err := f.c.settle(caught)
+	var d *Difference
+	if !f.c.sides[Old].limits && errors.As(err, &d) && (d.Class == Sent || d.Class == End) {
+		return &Limit{"the login differs, so the server's answers are not for the new version: " + d.Error()}
+	}
+	return err
+}
+
+// trim leaves out the requests that the other version has not taken.
+func (f *Follower) trim() error {
+	taken := f.c.sides[Old].taken
+	if taken < 0 {
+		return nil
+	}
+	at, i := 0, int64(0)
+	for b := f.last[:f.n]; len(b) > 0; i++ {
+		rec, rest, ok := abi.Next(b)
+		if !ok {
+			return nil
+		}
+		if r := abi.Overlay[abi.Request](rec); i < taken {
+			at += len(rec)
+		} else if r != nil && r.Kind == abi.EvRequest {
+			f.c.refused(r.Tag)
+		}
+		b = rest
+	}
+	f.n = at
+	return nil
+}
+
+// wanted tells whether an event is of use to the version that follows.
+func (f *Follower) wanted(kind uint16) bool {
+	b := &f.c.sides[New]
+	switch kind {
+	case abi.EvTimer:
+		e := abi.Overlay[abi.Timer](f.last[:f.n])
+		if e == nil || e.ID >= abi.MaxTimers || b.timers&(1<<e.ID) == 0 {
+			return false // it has set none
+		}
+		b.timers &^= 1 << e.ID
+	case abi.EvAbort:
+		e := abi.Overlay[abi.Abort](f.last[:f.n])
+		if e == nil {
+			return false
+		}
+		held, _ := f.c.of(New, e.Tag)
+		return held != nil
+	}
+	return true
+}
+
+// budget is what the engine gives a call.
+func (f *Follower) budget(kind uint16, n int) int64 {
+	switch {
+	case kind == abi.EvIdle:
+		return guest.BudgetIdle
+	case !f.c.sides[Old].limits, kind == abi.EvGoodbye:
+		return guest.BudgetLogin
+	}
+	return guest.BudgetCall + int64(n)*guest.PerByte
+}
+
+// run makes a call with the n bytes in the instance's input.
+func (f *Follower) run(n int, budget int64) error {
+	for round := 0; ; round++ {
+		if round == maxRounds {
+			return f.broke("its actions do not come to an end")
+		}
+		actions, more, err := f.inst.Call(n, budget)
+		if err != nil {
+			return f.trapped(err)
+		}
+		if wrong := f.c.take(New, actions); wrong != "" {
+			return f.broke(wrong)
+		}
+		if !more {
+			return nil
+		}
+		if len(actions) == 0 {
+			return f.broke("it has more actions but gives none")
+		}
+		n = 0
+	}
+}
+
+func (f *Follower) trapped(err error) error {
+	return f.blame(Trapped, "the new version traps", err.Error())
+}
+
+func (f *Follower) broke(what string) error {
+	return f.blame(Contract, "the new version breaks the contract", what)
+}
+
+// blame names what the call was about.
+func (f *Follower) blame(class Class, what, how string) error {
+	d := &Difference{Class: class, Call: f.c.calls, What: what, Old: "does not", New: how}
+	if r := abi.Overlay[abi.Request](f.last[:f.n]); r != nil && r.Kind == abi.EvRequest {
+		d.Request = Request{Tag: r.Tag, Op: r.Op, Mods: r.Mods, Offset: r.Offset, Length: r.Length}
+		d.Of = max(1, f.n/int(r.Size))
+	}
+	return d
+}
+
+// flow looks at how many requests the new version takes.
+func (f *Follower) flow() error {
+	b := &f.c.sides[New]
+	if b.taken >= 0 {
+		return &Limit{"the new version takes fewer requests at a time than the one that runs"}
+	}
+	if b.depth > 0 && b.held > int(b.depth) {
+		return &Limit{fmt.Sprintf("the new version takes %d requests at a time, and the one that runs has more", b.depth)}
+	}
+	return nil
+}
+
+// received hands windows in. caught says that it has come as far in the stream
+// as the other version.
+func (f *Follower) received() (caught bool, err error) {
+	a, b := &f.c.sides[Old], &f.c.sides[New]
+	if f.seen.empty() {
+		if err := f.run(copy(f.inst.Input(), f.last[:f.n]), f.budget(abi.EvReceived, f.n)); err != nil {
+			return false, err
+		}
+		if b.pos >= a.pos || b.failed {
+			return true, nil
+		}
+	}
+	if !f.seen.keep(b.pos, f.last[:f.n]) {
+		return false, &Limit{"the new version leaves too much of the stream for later"}
+	}
+	return f.catchUp()
+}
+
+// catchUp hands in windows of its own, of the bytes that the other version has
+// passed, as the engine would cut them for this one.
+func (f *Follower) catchUp() (caught bool, err error) {
+	a, b := &f.c.sides[Old], &f.c.sides[New]
+	for b.pos < a.pos && !b.failed {
+		have := f.seen.at(b.pos)
+		pos, want := b.pos, b.min
+		if len(have) >= want {
+			n := f.window(pos, have[:min(len(have), b.max)])
+			if err := f.run(n, f.budget(abi.EvReceived, n)); err != nil {
+				return false, err
+			}
+			if b.pos != pos || b.min != want {
+				continue
+			}
+			if len(have) >= b.max {
+				return false, f.broke("it does not consume what it receives")
+			}
+		}
+		if end := pos + uint64(len(have)); end < a.pos {
+			return false, f.unseen(end)
+		}
+		f.seen.drop(b.pos)
+		return false, nil
+	}
+	f.seen.drop(b.pos)
+	return true, nil
+}
+
+// unseen ends the comparison because the new version wants to look at bytes that
+// the other one has had put elsewhere without looking.
+func (f *Follower) unseen(pos uint64) error {
+	if err := f.c.lane(laneReceived); err != nil {
+		return err
+	}
+	return &Limit{fmt.Sprintf("the new version wants to look at byte %d of the received stream, which the other one has directed elsewhere without looking", pos)}
+}
+
+// window writes a Received event.
+func (f *Follower) window(pos uint64, b []byte) int {
+	const fixed = int(unsafe.Sizeof(abi.Received{}))
+	in := f.inst.Input()
+	size := abi.Align(fixed + len(b))
+	*abi.Overlay[abi.Received](in) = abi.Received{Header: abi.Header{Kind: abi.EvReceived, Size: uint32(size)}, Offset: pos, Len: uint32(len(b))}
+	copy(in[fixed:size], b)
+	return size
+}
