@@ -28,17 +28,14 @@ func checkCommand() *cobra.Command {
 			}
 			defer p.close()
 			can := probeDevices(cmd.Context())
-			for _, line := range can.lines() {
-				fmt.Fprintln(cmd.OutOrStdout(), line)
-			}
-			return sayFine(cmd.OutOrStdout(), p)
+			return sayFine(cmd.OutOrStdout(), p, can.lines())
 		})}
 	fileFlag(cmd, &file)
 	return cmd
 }
 
-func sayFine(w io.Writer, p *plan) error {
-	for _, note := range keptNotes(p.cfg) {
+func sayFine(w io.Writer, p *plan, can []string) error {
+	for _, note := range append(keptNotes(p.cfg), can...) {
 		fmt.Fprintln(w, note)
 	}
 	_, err := fmt.Fprintf(w, "%s: no problems: %s, %s, %s\n", p.cfg.File, count(len(p.registry.Plugins()), "plugin"),
