@@ -46,8 +46,9 @@ type Worker struct {
 	mem    []byte
 	taken  uint32 // submissions, or calls, so far
 
-	spin, window int64 // ns: the longest time to look, and the one that pays now
-	idleFrom     int64 // ns, when there was nothing more to do
+	spin  int64  // ns: how long to look before sleeping
+	skip  uint32 // so many times it is not looked
+	skips uint32 // when it was last looked in vain, so many were to be skipped
 
 	closing atomic.Bool
 	ended   chan struct{} // closed by the goroutine
@@ -99,15 +100,12 @@ func (w *Worker) free() {
 
 // run is the worker's goroutine.
 func (w *Worker) run(s ringServer) {
-	w.idleFrom = nanotime()
 	for {
 		tail := w.await()
 		if w.closing.Load() {
 			break
 		}
-		w.adapt()
 		s.serve(tail)
-		w.idleFrom = nanotime()
 	}
 	s.finish()
 	close(w.ended)
@@ -150,33 +148,35 @@ func (w *Worker) await() (tail uint32) {
 	}
 }
 
-// look looks for more for as long as that pays. Others get their turn: the
-// goroutines of this process, if processors are few.
+// maxSkips is how seldom it is tried whether looking pays, once it does not: what
+// a look in vain costs is nothing, shared among so many sleeps.
+const maxSkips = 1024
+
+// look looks for more before sleeping. It pays if the engine is quick and runs on
+// another processor; if they share one, the engine cannot submit while somebody
+// looks. So each look in vain is followed by twice as many sleeps without one.
 func (w *Worker) look(tail *uint32) bool {
-	if w.window == 0 {
+	if w.spin == 0 {
 		return false
 	}
-	for end := w.idleFrom + w.window; ; runtime.Gosched() {
+	if w.skip > 0 {
+		w.skip--
+		return false
+	}
+	// Other goroutines get their turn, should processors be few.
+	for end := nanotime() + w.spin; ; runtime.Gosched() {
 		for range 16 {
 			if *tail = w.region.SubTail.Load(); *tail != w.taken {
+				w.skips = 0
 				return true
 			}
 		}
 		if w.closing.Load() || nanotime() >= end {
+			w.skips = min(2*w.skips+1, maxSkips)
+			w.skip = w.skips
 			return false
 		}
 	}
-}
-
-// adapt chooses how long to look the next time: as long as is allowed if that
-// would have met what has come now, else ever less. Being woken takes time at
-// both ends, hence twice.
-func (w *Worker) adapt() {
-	if nanotime()-w.idleFrom <= 2*w.spin {
-		w.window = w.spin
-		return
-	}
-	w.window /= 2
 }
 
 // wakeEngine tells the engine of what has been published, if it wants to be told.
