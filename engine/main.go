@@ -83,7 +83,7 @@ func report(stderr io.Writer, cmd *cobra.Command, err error) int {
 func rootCommand() *cobra.Command {
 	root := group("engine", "A storage engine: block devices in front, storage servers behind, protocol plugins between",
 		runCommand(), checkCommand(), statusCommand(), versionCommand(), pluginCommand(),
-		deviceCommand(&ublkCommands), deviceCommand(&nbdKernelCommands), compileCommand())
+		deviceCommand(&ublkCommands), deviceCommand(&nbdKernelCommands), compileCommand(), sandboxCommand())
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
