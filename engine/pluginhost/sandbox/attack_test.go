@@ -120,7 +120,7 @@ func attackDescriptors([]string) {
 	var open []string
 	for fd := range 64 {
 		link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-		if err == nil && !strings.Contains(link, "[event") {
+		if err == nil && !strings.Contains(link, "[event") && !strings.HasPrefix(link, "/sys/fs/cgroup/") {
 			open = append(open, strconv.Itoa(fd))
 		}
 	}
