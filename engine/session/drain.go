@@ -19,6 +19,7 @@ import (
 const (
 	holdTakeover = 1 << 0 // TakeOver decides
 	holdRetreat  = 1 << 1 // its connection is of a generation that is to leave
+	holdObserve  = 1 << 2 // Observe joins its connection
 )
 
 // hold keeps requests waiting until release.

@@ -84,6 +84,8 @@ type Session struct {
 	home         atomic.Pointer[reactor.Reactor] // set with the first limits
 	online       atomic.Int32                    // connections that are
 	trial        atomic.Pointer[trial]           // that waits for a verdict, or nil
+	observer     atomic.Pointer[observer]        // of its connections, or nil
+	turn         sync.Mutex                      // of who holds channels; before mu
 
 	// mu guards what follows, and the connections and session data of
 	// generations. It is held for short copies only, on reactors too, and

@@ -71,6 +71,8 @@ func (s *Session) TakeOver(ctx context.Context, t Takeover) (Outcome, error) {
 		o.Drain = defaultDrain
 	}
 	o.Drain = min(o.Drain, s.opt.Timeout/2) // else what waits meanwhile would fail
+	s.turn.Lock()                           // an observer joins soon
+	defer s.turn.Unlock()
 	if err := o.settled(ctx); err != nil {
 		return Outcome{}, err
 	}
