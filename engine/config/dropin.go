@@ -97,12 +97,12 @@ func (r *reader) dropIn(s *section, file string) *DropIn {
 	d := &DropIn{File: file, Name: s.name("plugin")}
 	d.Place = s.Place
 	d.Place.file = file
-	d.Runtime = choice(s, "runtime", "", []Runtime{RuntimeWasm, RuntimeBuiltin})
+	d.Runtime = choice(s, "runtime", "", []Runtime{RuntimeWasm, RuntimeProcess, RuntimeBuiltin})
 	d.Path = parsed(s, "path", "", "a path", "put it in quotes", absoluteOrNone)
 	d.SHA256 = parsed(s, "sha256", "", "a hash", "write 64 hex digits in quotes", hashOrNone)
 	d.Instead.Path = parsed(s, "instead_of_path", "", "a path", "put it in quotes", absoluteOrNone)
 	d.Instead.SHA256 = parsed(s, "instead_of_sha256", "", "a hash", "write 64 hex digits in quotes", hashOrNone)
-	d.Instead.Runtime = RuntimeWasm
+	d.Instead.Runtime = RuntimeWasm // or a process; nobody asks
 	if d.Instead.Path == "" {
 		d.Instead.Runtime = RuntimeBuiltin
 	}
@@ -124,8 +124,8 @@ func (r *reader) checkDropIn(s *section, d *DropIn) {
 	switch {
 	case filepath.Base(d.File) != dropInPrefix+d.Name+dropInSuffix:
 		s.bad("name", quote(d.Name)+" is not the plugin that the file is called by", "")
-	case d.Runtime == RuntimeWasm && (d.Path == "" || d.SHA256 == ""):
-		s.bad("runtime", `"wasm" needs a path and a sha256`, "")
+	case d.Runtime != RuntimeBuiltin && (d.Path == "" || d.SHA256 == ""):
+		s.bad("runtime", quote(string(d.Runtime))+" needs a path and a sha256", "")
 	case d.Runtime == RuntimeBuiltin && (d.Path != "" || d.SHA256 != ""):
 		s.bad("runtime", `"builtin" has neither path nor sha256`, "")
 	case d.Runtime == RuntimeBuiltin && !isBuiltin(d.Name):

@@ -92,13 +92,32 @@ func (r *reader) replace(p Plugin, d *DropIn) {
 		r.pluginNames[p.Name] = i
 	}
 	q := &r.cfg.Plugins[i]
+	before := q.Runtime
 	q.Source, q.DropIn, q.dropPlace = d.Source, d.File, d.Place
-	switch {
-	case q.Runtime != RuntimeWasm:
-		q.Memory = 0
-	case q.Memory == 0:
-		q.Memory = DefaultPluginMemory
+	if q.Runtime != before {
+		q.Memory, q.Process = limitsOf(q.Runtime)
 	}
+}
+
+// limitsOf are what a plugin of a runtime gets whose section is of another one.
+func limitsOf(runtime Runtime) (memory uint64, p Process) {
+	switch runtime {
+	case RuntimeWasm:
+		return DefaultPluginMemory, Process{}
+	case RuntimeProcess:
+		return DefaultProcessMemory, DefaultProcess()
+	}
+	return 0, Process{}
+}
+
+// As is the plugin with another source: what its section says of memory and
+// processes goes on to hold if the runtime is the same, else the defaults do.
+func (p Plugin) As(s Source) Plugin {
+	if s.Runtime != p.Runtime {
+		p.Memory, p.Process = limitsOf(s.Runtime)
+	}
+	p.Source = s
+	return p
 }
 
 // SourcePlace is where it stands what is to be loaded: the plugin's own section,

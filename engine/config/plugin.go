@@ -17,8 +17,6 @@ const (
 	RuntimeWasm    Runtime = "wasm"
 )
 
-const runtimeProcess Runtime = "process" // known, and refused
-
 // Kind is which contract a plugin fulfils (DESIGN, chapter 3).
 type Kind int
 
@@ -42,7 +40,11 @@ type Plugin struct {
 	Place         // Line is 0 for a builtin without a section
 	Name   string // what volumes refer to
 	Source        // what is to be loaded
-	Memory uint64 // wasm: the most linear memory, in bytes, whole pages
+	// Memory is the most that it may have, in bytes: of a wasm plugin, linear
+	// memory in whole pages; of a process, all.
+	Memory uint64
+	// Process is of runtime "process".
+	Process
 	// Watch is how long a new version is watched after an upgrade; 0: not at
 	// all. Plugins that cannot be upgraded in use have 0.
 	Watch time.Duration
@@ -58,8 +60,8 @@ type Plugin struct {
 // Source says which code a plugin is. Two that are equal load the same file.
 type Source struct {
 	Runtime Runtime
-	Path    string // wasm: absolute path of the module
-	SHA256  string // wasm: the module's hash in lower-case hex, or "": any
+	Path    string // absolute path of the module or program
+	SHA256  string // its hash in lower-case hex, or "": any; not of a builtin
 }
 
 // Defaults and limits of a WebAssembly plugin's memory.
@@ -122,22 +124,34 @@ func Builtins() []string {
 func (r *reader) plugin(s *section) Plugin {
 	p := Plugin{Name: s.name("plugin")}
 	p.Place = s.Place
-	p.Runtime = choice(s, "runtime", "", []Runtime{RuntimeWasm, RuntimeBuiltin}, runtimeProcess)
+	p.Runtime = choice(s, "runtime", "", []Runtime{RuntimeWasm, RuntimeProcess, RuntimeBuiltin})
 	p.Path = s.path("path")
 	p.SHA256 = parsed(s, "sha256", "", "a hash", "write 64 hex digits in quotes", parseSHA256)
-	memory := s.size("memory", DefaultPluginMemory, MinPluginMemory, MaxPluginMemory)
-	p.Memory = (memory + wasmPage - 1) / wasmPage * wasmPage
+	p.Memory = s.memory(p.Runtime)
+	p.Process = s.process(p.Runtime)
 	p.Watch = s.duration("watch", DefaultWatch, "10s", MaxWatch)
 	s.finish()
 	r.checkRuntime(s, p)
-	if p.Runtime != RuntimeWasm {
-		p.Memory = 0
-	}
 	if p.Kind() == KindStore {
 		p.Watch = 0
 	}
 	p.Own = p.Source
 	return p
+}
+
+// memory reads how much memory a plugin may have.
+func (s *section) memory(runtime Runtime) uint64 {
+	switch runtime {
+	case RuntimeWasm:
+		n := s.size("memory", DefaultPluginMemory, MinPluginMemory, MaxPluginMemory)
+		return (n + wasmPage - 1) / wasmPage * wasmPage
+	case RuntimeProcess:
+		return s.size("memory", DefaultProcessMemory, MinProcessMemory, MaxProcessMemory)
+	case RuntimeBuiltin:
+		s.get("memory") // it is known, and refused elsewhere
+		return 0
+	}
+	return s.size("memory", 0, MinPluginMemory, MaxProcessMemory)
 }
 
 // checkRuntime checks that a plugin has what its runtime needs and no more.
@@ -147,13 +161,15 @@ func (r *reader) checkRuntime(s *section, p Plugin) {
 		if !s.has("path") {
 			s.lacks("path", `runtime "wasm" needs the module's file, as in path = "plugins/nbd.wasm"`)
 		}
+	case RuntimeProcess:
+		if !s.has("path") {
+			s.lacks("path", `runtime "process" needs the program's file, as in path = "plugins/mystore"`)
+		}
 	case RuntimeBuiltin:
 		checkBuiltin(s, p)
-	case runtimeProcess:
-		s.bad("runtime", `"process" is not in this version`, `write "wasm" or "builtin"`)
 	default:
 		if !s.has("runtime") {
-			s.lacks("runtime", `write "wasm" or "builtin"`)
+			s.lacks("runtime", `write "wasm", "process" or "builtin"`)
 		}
 	}
 }
@@ -161,7 +177,7 @@ func (r *reader) checkRuntime(s *section, p Plugin) {
 func checkBuiltin(s *section, p Plugin) {
 	for _, key := range []string{"path", "sha256", "memory"} {
 		if s.has(key) {
-			s.bad(key, "is not for a builtin plugin", `remove it, or write runtime = "wasm"`)
+			s.bad(key, "is not for a builtin plugin", `remove it, or write runtime = "wasm" or "process"`)
 		}
 	}
 	if p.Kind() == KindStore && s.has("watch") {
@@ -169,7 +185,7 @@ func checkBuiltin(s *section, p Plugin) {
 	}
 	if _, ok := builtins[p.Name]; !ok && p.Name != "" {
 		s.bad("name", quote(p.Name)+" is no builtin plugin",
-			"those are "+quoted(Builtins(), "and")+`; for one from a file write runtime = "wasm"`)
+			"those are "+quoted(Builtins(), "and")+`; for one from a file write runtime = "wasm" or "process"`)
 	}
 }
 
