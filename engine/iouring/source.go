@@ -19,21 +19,25 @@ type Source struct {
 	polled  reactor.Polled
 	events  int
 	source  *reactor.Source
-	reap    func(CQE)
-	batch   int
-	failed  func(error)
+	on      Events
 }
 
-// NewSource makes a ring that belongs to r, on which it is called. Its
-// completions go to reap, at most batch in a turn. Failures of the ring itself,
-// which do not happen to a sound one, go to failed.
-func NewSource(r *reactor.Reactor, o Options, batch int, reap func(CQE), failed func(error)) (*Source, error) {
+// Events are what a Source calls, on its reactor.
+type Events struct {
+	Batch  int         // completions in a turn, at most
+	Reap   func(CQE)   // for each
+	Reaped func()      // after a batch of them
+	Failed func(error) // the ring itself has failed, which does not happen to a sound one
+}
+
+// NewSource makes a ring that belongs to r, on which it is called.
+func NewSource(r *reactor.Reactor, o Options, on Events) (*Source, error) {
 	o.Owned = true
 	ring, err := New(o)
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{Ring: ring, reactor: r, reap: reap, batch: batch, failed: failed, events: -1}
+	s := &Source{Ring: ring, reactor: r, on: on, events: -1}
 	s.polled.Look, s.polled.Arm = s.look, s.arm
 	if err := s.watch(); err != nil {
 		s.Close()
@@ -71,16 +75,17 @@ func (s *Source) look() bool {
 			return true
 		}
 	}
-	for range s.batch {
+	for range s.on.Batch {
 		c, ok := s.Next()
 		if !ok {
 			break
 		}
-		s.reap(c)
+		s.on.Reap(c)
 		if s.Ring == nil {
-			break // reap has closed it
+			return true // Reap has closed it
 		}
 	}
+	s.on.Reaped()
 	return true
 }
 
@@ -120,7 +125,7 @@ func (s *Source) trouble(err error) {
 		s.source.Again()
 		return
 	}
-	s.failed(err)
+	s.on.Failed(err)
 }
 
 // Close ends the ring, see Ring.Close. Nothing is reaped any more.

@@ -67,7 +67,7 @@ func TestSource(t *testing.T) {
 			}
 			x := &reader{fd: pipe[0], mem: mem, got: make(chan byte, n), left: n}
 			r.Do(func() {
-				x.Source, err = NewSource(r, Options{Entries: 4}, 2, x.reap, func(err error) { t.Error(err) })
+				x.Source, err = NewSource(r, Options{Entries: 4}, Events{2, x.reap, func() {}, func(err error) { t.Error(err) }})
 				if err == nil {
 					x.read()
 					x.Flush()
@@ -102,8 +102,8 @@ func TestSourceAllocatesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	s, err := NewSource(r, Options{Entries: 8}, 8, func(CQE) { n++ }, func(err error) { t.Error(err) })
+	n, batches := 0, 0
+	s, err := NewSource(r, Options{Entries: 8}, Events{8, func(CQE) { n++ }, func() { batches++ }, func(err error) { t.Error(err) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestSourceAllocatesNothing(t *testing.T) {
 		for s.look() {
 		}
 	})
-	if per != 0 || n != 101*8 {
+	if per != 0 || n != 101*8 || batches != 101 {
 		t.Errorf("%v allocations in a turn, %d reaped", per, n)
 	}
 }

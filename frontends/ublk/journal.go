@@ -20,7 +20,7 @@ import (
 // one has been acknowledged, which the layers below do when the fence is over
 // (DESIGN chapter 2, rule 1).
 //
-// The file: a header of four words (magic, slots, owed, recovering), then pairs
+// The file: a header of four words (magic, slots, owed, stage), then pairs
 // of words (offset, length; bytes): one for each tag of each queue, then those
 // that are owed. A pair counts where its length is not 0, and the length is
 // written last and cleared first. A new engine makes a new file of the old one,
@@ -46,16 +46,26 @@ const (
 	wordMagic = iota
 	wordSlots
 	wordOwed
-	wordRecovering
+	wordStage
 )
 
 // span is a range of the disk.
 type span struct{ offset, length uint64 }
 
-// left is what a dead engine left in its journal.
+// stage is how far an engine has come with taking a device over.
+type stage uint64
+
+const (
+	settledDown stage = iota // it serves the device, or does not try yet
+	taking                   // the driver is told of the new server, or has been
+	fetching                 // queues are fetched: none, some or all
+	fetched                  // all are
+)
+
+// leftBehind is what a dead engine left in its journal.
 type leftBehind struct {
-	spans      []span
-	recovering bool // it died while it was taking a device over
+	spans []span
+	stage stage
 }
 
 // readJournal gives what an engine before has left; nothing if there is no file.
@@ -82,7 +92,7 @@ func readJournal(path string) (l leftBehind, err error) {
 	if word(wordSlots) > maxSlots || word(wordOwed) > maxOwed || uint64(len(b)) != (journalHead+2*n)*8 {
 		return l, fmt.Errorf("ublk: %s has %d bytes and speaks of %d ranges: it is damaged; wait for the volume's fence time and remove it", path, len(b), n)
 	}
-	l.recovering = word(wordRecovering) != 0
+	l.stage = stage(word(wordStage))
 	for i := range int(n) {
 		if s := (span{word(journalHead + 2*i), word(journalHead + 2*i + 1)}); s.length != 0 {
 			l.spans = append(l.spans, s)
@@ -118,7 +128,7 @@ func newJournal(path string, slots int, l leftBehind) (*journal, error) {
 	}
 	j.left.Store(int64(len(spans)))
 	j.words[wordMagic], j.words[wordSlots], j.words[wordOwed] = journalMagic, uint64(slots), uint64(len(spans))
-	j.recovering(l.recovering)
+	j.at(l.stage)
 	if err := os.Rename(tmp, path); err != nil {
 		j.close()
 		return nil, fmt.Errorf("ublk: %w", err)
@@ -133,14 +143,8 @@ func (j *journal) close() {
 	}
 }
 
-// recovering notes that a device is being taken over, or that it has been.
-func (j *journal) recovering(on bool) {
-	v := uint64(0)
-	if on {
-		v = 1
-	}
-	atomic.StoreUint64(&j.words[wordRecovering], v)
-}
+// at notes the stage, where it outlives us.
+func (j *journal) at(s stage) { atomic.StoreUint64(&j.words[wordStage], uint64(s)) }
 
 func (j *journal) put(i int, s span) {
 	at := journalHead + 2*i

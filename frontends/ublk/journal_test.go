@@ -32,7 +32,7 @@ func left(t *testing.T, path string) leftBehind {
 // after it, until it has been written again.
 func TestJournalOverGenerations(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.inflight")
-	if l := left(t, path); len(l.spans) != 0 || l.recovering {
+	if l := left(t, path); len(l.spans) != 0 || l.stage != settledDown {
 		t.Fatalf("without a file: %+v", l)
 	}
 	a := journalAt(t, path, 4, leftBehind{})
@@ -76,19 +76,19 @@ func TestJournalOverGenerations(t *testing.T) {
 	}
 }
 
-func TestJournalRecovering(t *testing.T) {
+func TestJournalStage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.inflight")
 	j := journalAt(t, path, 1, leftBehind{})
-	j.recovering(true)
-	if !left(t, path).recovering {
+	j.at(fetching)
+	if left(t, path).stage != fetching {
 		t.Error("nobody knows that a device was being taken over")
 	}
 	j = journalAt(t, path, 1, left(t, path))
-	if !left(t, path).recovering {
+	if left(t, path).stage != fetching {
 		t.Error("the next one forgets it")
 	}
-	j.recovering(false)
-	if left(t, path).recovering {
+	j.at(settledDown)
+	if left(t, path).stage != settledDown {
 		t.Error("it is known for ever")
 	}
 }

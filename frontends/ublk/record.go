@@ -148,17 +148,6 @@ func (s records) sync() error {
 	return nil
 }
 
-// forget removes what is kept of an export's device.
-func (s records) forget(name string) error {
-	var errs []error
-	for _, end := range []string{recordEnd, journalEnd} {
-		if err := os.Remove(s.path(name, end)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("ublk: %w", err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // newToken gives a number that no other device has; never 0.
 func newToken() uint64 {
 	var b [8]byte
@@ -181,6 +170,20 @@ func (r *record) same(volume string, info *block.Info, size uint64) error {
 		return fmt.Errorf("the volume's block size was %d and is now %d", r.BlockSize, info.BlockSize)
 	case info.Has(block.CapReadOnly) && !r.ReadOnly:
 		return errors.New("the volume has become read only")
+	}
+	return nil
+}
+
+// forget removes the record of a device that is not there any more. The journal
+// stays: what a dead engine owes it owes to the volume.
+func (s records) forget(name string) error { return s.remove(name, recordEnd) }
+
+// forgive removes the journal, which has nothing in it any more.
+func (s records) forgive(name string) error { return s.remove(name, journalEnd) }
+
+func (s records) remove(name, end string) error {
+	if err := os.Remove(s.path(name, end)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("ublk: %w", err)
 	}
 	return nil
 }

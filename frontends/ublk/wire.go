@@ -125,18 +125,19 @@ type ctrlCmd struct {
 
 // devInfo is struct ublksrv_ctrl_dev_info.
 type devInfo struct {
-	queues   uint16
-	depth    uint16
-	state    uint16
-	_        uint16
-	maxIO    uint32 // bytes
-	id       uint32
-	pid      int32 // of the server
-	_        uint32
-	flags    uint64
-	token    uint64 // ublksrv_flags: the server's own, kept by the driver
-	uid, gid uint32
-	_, _     uint64
+	queues uint16
+	depth  uint16
+	state  uint16
+	_      uint16
+	maxIO  uint32 // bytes
+	id     uint32
+	pid    int32 // of the server
+	_      uint32
+	flags  uint64
+	token  uint64 // ublksrv_flags: the server's own, kept by the driver
+	uid    uint32
+	_      uint32
+	_, _   uint64
 }
 
 // anyDevice asks ADD_DEV for a free number.
@@ -168,9 +169,9 @@ type params struct {
 	optShift      uint8
 	minShift      uint8
 	maxSectors    uint32
-	chunkSectors  uint32
+	_             uint32 // chunk_sectors
 	devSectors    uint64
-	boundaryMask  uint64
+	_             uint64 // virt_boundary_mask
 
 	discardAlignment   uint32
 	discardGranularity uint32

@@ -1,0 +1,100 @@
+package ublk
+
+import (
+	"context"
+
+	"blockengine/engine/volume"
+)
+
+// keep watches the device: its volume may grow, and others may remove it.
+func (d *Device) keep() {
+	d.stopWatch = d.o.Volume.Watch(func(*volume.Volume) { poke(d.changed) })
+	poke(d.changed) // it may have grown before
+	d.keeper.Go(func() {
+		said := false
+		for {
+			select {
+			case <-d.quit:
+				return
+			case <-d.ended:
+				if d.lost() {
+					return
+				}
+			case <-d.changed:
+				said = d.follow(said)
+			}
+		}
+	})
+}
+
+// poke puts a word into a channel that holds one.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// follow resizes the device, and says once why it cannot.
+func (d *Device) follow(said bool) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), d.o.Timeout)
+	defer cancel()
+	err := d.Resize(ctx)
+	if err != nil && !said {
+		d.log.Warn("device keeps its size", "device", d.Path(), "err", err)
+	}
+	return err != nil
+}
+
+// lost notices that the driver has taken all queues back though nobody here asked
+// it to: somebody has removed the device, and waits until we let go of it.
+func (d *Device) lost() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), d.o.Timeout)
+	defer cancel()
+	if d.now() != Serving {
+		return true
+	}
+	if d.await(ctx, func(q *queue) bool { return q.phase == gone && q.idle() }) != nil {
+		return false // other queues are still served
+	}
+	if !d.from(Serving, Removed, "") {
+		return true
+	}
+	d.stopWatch()
+	d.releaseAll()
+	d.forgetRemoved(ctx)
+	d.ctl.close()
+	return true
+}
+
+// forgetRemoved forgets the device, unless the driver still has it: then somebody
+// has only taken it away from us.
+func (d *Device) forgetRemoved(ctx context.Context) {
+	info, err := d.ctl.info(ctx, d.dev.id)
+	if err == nil && info.token == d.rec.Token && info.state != stateDead {
+		d.journal.close()
+		d.from(Removed, Broken, "somebody has told the driver to wait for another server")
+		d.log.Error("device was taken away: restart the engine to serve it again", "export", d.o.Name, "device", d.Path())
+		return
+	}
+	d.log.Warn("somebody has removed the device", "export", d.o.Name, "device", d.Path())
+	if err := d.forget(); err != nil {
+		d.log.Warn("device is still remembered", "device", d.Path(), "err", err)
+	}
+}
+
+// endKeeper ends the watching and waits for it.
+func (d *Device) endKeeper() {
+	d.once.Do(func() {
+		d.stopWatch()
+		close(d.quit)
+		d.keeper.Wait()
+	})
+}
+
+// trouble takes down what a queue complains of; it comes from reactors.
+func (d *Device) trouble(err error) {
+	if d.from(Serving, Broken, err.Error()) {
+		d.log.Error("device is broken: restart the engine to take it over again", "export", d.o.Name, "device", d.Path(), "err", err)
+	}
+}
