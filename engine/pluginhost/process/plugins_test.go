@@ -2,6 +2,8 @@ package process
 
 import (
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"blockengine/sdk/block"
 	"blockengine/sdk/manifest"
@@ -13,7 +15,8 @@ import (
 const testSize = 1 << 20
 
 // testDevice is a store plugin's disk: "null" reads as zeroes, "memory" has bytes,
-// "post" too, and finishes its requests on a goroutine of its own.
+// "post" too, and finishes its requests on a goroutine of its own, "never" finishes
+// them when neverEnds says so.
 type testDevice struct {
 	kind string
 	mu   sync.Mutex // guards data
@@ -32,12 +35,15 @@ func (d *testDevice) Channel(done store.Completer) (store.Channel, error) {
 		return c, nil
 	}
 	d.data = make([]byte, testSize)
-	if d.kind == "post" {
+	if d.kind == "post" || d.kind == "never" {
 		c.later = make(chan *block.Request, 1024)
 		go c.post()
 	}
 	return c, nil
 }
+
+// neverEnds ends what the disk "never" holds.
+var neverEnds atomic.Bool
 
 type testChannel struct {
 	d     *testDevice
@@ -60,6 +66,9 @@ func (c *testChannel) Submit(batch []*block.Request) {
 func (c *testChannel) post() {
 	var batch []*block.Request
 	for r := range c.later {
+		for c.d.kind == "never" && !neverEnds.Load() {
+			time.Sleep(time.Millisecond)
+		}
 		c.d.serve(r)
 		batch = append([]*block.Request{r}, batch...)
 		if len(c.later) == 0 || len(batch) == 5 {

@@ -103,12 +103,8 @@ func startPeer(t testing.TB, how string, env []string, regions ...*region) *peer
 	for _, r := range regions {
 		fds = append(fds, r.files()...)
 	}
-	for _, fd := range fds {
-		own, err := syscall.Dup(fd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := os.NewFile(uintptr(own), "region")
+	for _, fd := range dupAll(t, fds) {
+		f := os.NewFile(uintptr(fd), "region")
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, f)
 		defer f.Close()
 	}
@@ -127,6 +123,20 @@ func startPeer(t testing.TB, how string, env []string, regions ...*region) *peer
 	t.Cleanup(p.kill)
 	p.expect("ready")
 	return p
+}
+
+// dupAll gives descriptors for another owner.
+func dupAll(t testing.TB, fds []int) (own []int) {
+	t.Helper()
+	for _, fd := range fds {
+		n, err := syscall.Dup(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		syscall.CloseOnExec(n)
+		own = append(own, n)
+	}
+	return own
 }
 
 // expect reads a line of the process's output.
