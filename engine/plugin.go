@@ -19,7 +19,8 @@ import (
 
 func pluginCommand() *cobra.Command {
 	return group("plugin", "Show plugins, and replace them while they are in use",
-		pluginListCommand(), pluginInspectCommand(), pluginUpgradeCommand(), pluginRollbackCommand())
+		pluginListCommand(), pluginInspectCommand(), pluginUpgradeCommand(), pluginRollbackCommand(),
+		pluginTestCommand())
 }
 
 func pluginListCommand() *cobra.Command {

@@ -68,24 +68,34 @@ func check(t TB, x *Executor) {
 	}
 }
 
-func checkManifest(t TB, m manifest.Manifest) {
-	if len(m.Name) == 0 || len(m.Name) > 64 {
-		t.Errorf("the name %q is not 1 to 64 bytes long", m.Name)
-	}
-	for _, c := range []byte(m.Name) {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-') {
-			t.Errorf("the name %q has a character other than letters, digits, '.', '_' and '-'", m.Name)
-		}
-	}
-	if m.Version == "" {
+func checkManifest(t TB, m manifest.Manifest) { checkNames(t, m.Name, m.Version, m.Options) }
+
+// checkNames checks what the manifests of all kinds have in common.
+func checkNames(t TB, name, version string, options []manifest.Option) {
+	t.Helper()
+	checkName(t, "the name", name)
+	if version == "" {
 		t.Error("the manifest has no version")
 	}
 	seen := map[string]bool{}
-	for _, o := range m.Options {
-		if o.Name == "" || o.Help == "" || seen[o.Name] {
-			t.Errorf("option %q has no name, no help, or is there twice", o.Name)
+	for _, o := range options {
+		checkName(t, "the name of an option", o.Name)
+		if o.Help == "" || seen[o.Name] {
+			t.Errorf("option %q has no help, or is there twice", o.Name)
 		}
 		seen[o.Name] = true
+	}
+}
+
+func checkName(t TB, what, name string) {
+	t.Helper()
+	if len(name) == 0 || len(name) > 64 {
+		t.Errorf("%s, %q, is not 1 to 64 bytes long", what, name)
+	}
+	for _, c := range []byte(name) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-') {
+			t.Errorf("%s, %q, has a character other than letters, digits, '.', '_' and '-'", what, name)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type Runner struct {
 	limit  time.Duration
 	report func(Result)
 
+	mu       sync.Mutex // guards what follows: a test may have several goroutines
 	failed   bool
 	skipped  bool
 	reason   string
@@ -59,7 +61,9 @@ func (r *Runner) Run(name string, f func(*Runner)) bool {
 	defer timer.Stop()
 	select {
 	case <-done:
+		t.mu.Lock() // of a goroutine that it has left behind
 		res.Failed, res.Skipped, res.Reason, res.Findings, res.Logs = t.failed, t.skipped, t.reason, t.findings, t.logs
+		t.mu.Unlock()
 	case <-timer.C: // t belongs to a goroutine that goes on
 		res.Failed = true
 		res.Findings = []string{fmt.Sprintf("it did not come to an end within %v", r.limit)}
@@ -97,6 +101,8 @@ func (r *Runner) Name() string { return r.name }
 
 // Logf notes something that is no finding.
 func (r *Runner) Logf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if len(r.logs) < maxFindings {
 		r.logs = append(r.logs, fmt.Sprintf(format, args...))
 	}
@@ -104,6 +110,8 @@ func (r *Runner) Logf(format string, args ...any) {
 
 // Error fails the test, which goes on.
 func (r *Runner) Error(args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.failed = true
 	if len(r.findings) < maxFindings {
 		r.findings = append(r.findings, fmt.Sprint(args...))
@@ -120,14 +128,25 @@ func (r *Runner) Fatal(args ...any) { r.Error(args...); r.FailNow() }
 func (r *Runner) Fatalf(format string, args ...any) { r.Errorf(format, args...); r.FailNow() }
 
 // FailNow ends the test, failed.
-func (r *Runner) FailNow() { r.failed = true; runtime.Goexit() }
+func (r *Runner) FailNow() {
+	r.mu.Lock()
+	r.failed = true
+	r.mu.Unlock()
+	runtime.Goexit()
+}
 
 // Failed tells whether the test has failed.
-func (r *Runner) Failed() bool { return r.failed }
+func (r *Runner) Failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
 
 // Skip ends the test.
 func (r *Runner) Skip(args ...any) {
+	r.mu.Lock()
 	r.skipped, r.reason = true, fmt.Sprint(args...)
+	r.mu.Unlock()
 	runtime.Goexit()
 }
 
