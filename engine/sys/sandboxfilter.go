@@ -70,9 +70,10 @@ func (r SandboxRules) program() []unix.SockFilter {
 		p = append(p, jump(unix.BPF_JEQ, n, 0, 1), answer(answerEPERM))
 	}
 	p = append(p, jump(unix.BPF_JEQ, unix.SYS_CLONE3, 0, 1), answer(noCall))
-	p = append(p, onCall(unix.SYS_CLONE, load(dataArgs), jump(unix.BPF_JSET, newNamespaces, 0, 1), answer(answerEPERM))...)
-	// The signal that the program gets when the engine dies is not its to take away.
-	p = append(p, onCall(unix.SYS_PRCTL, denyArgument(0, unix.PR_SET_PDEATHSIG, answerEPERM)...)...)
+	p = append(p, onCall(unix.SYS_CLONE, load(argument(0)), jump(unix.BPF_JSET, newNamespaces, 0, 1), answer(answerEPERM))...)
+	// The program cannot have itself spared when the engine dies.
+	p = append(p, onCall(unix.SYS_PRCTL, load(argument(0)), jump(unix.BPF_JEQ, unix.PR_SET_PDEATHSIG, 0, 3),
+		load(argument(1)), jump(unix.BPF_JEQ, uint32(unix.SIGKILL), 1, 0), answer(answerEPERM))...)
 	// Typing into the terminal that the engine was started from.
 	p = append(p, onCall(unix.SYS_IOCTL, append(denyArgument(1, unix.TIOCSTI, answerEPERM), denyArgument(1, unix.TIOCLINUX, answerEPERM)...)...)...)
 	if r.BoundShared {

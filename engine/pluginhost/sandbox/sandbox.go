@@ -24,9 +24,10 @@ const (
 	// Strict is all walls: namespaces, no capabilities, a system call filter, a
 	// read-only view of the file system, limits.
 	Strict Mode = "strict"
-	// Off leaves the program what the engine's user may do. It still gets the
-	// exact environment and descriptors, limits where cgroups can be used, and it
-	// ends with the engine. What it forks is only held where cgroups can be used.
+	// Off leaves the program what the engine's user may do, but not what set-uid
+	// programs could give it. It still gets the exact environment and descriptors,
+	// its limits, and it ends with the engine. What it forks into a session of its
+	// own ends with it only where cgroups can be used.
 	Off Mode = "off"
 )
 

@@ -74,7 +74,7 @@ func TestNoPrivileges(t *testing.T) {
 		groups = len(g) // which an ordinary user cannot give up
 	}
 	lines(t, w.say(w.spec("self")), "CapInh ", "CapPrm ", "CapEff ", "CapBnd ", "CapAmb ", "NoNewPrivs 1", "Seccomp 2",
-		fmt.Sprintf("1 %d %d %d 0 plugin / 1", uid, gid, groups))
+		fmt.Sprintf("1 %d %d %d 1 plugin / 1", uid, gid, groups))
 }
 
 func TestFilesAreReadOnly(t *testing.T) {

@@ -42,6 +42,7 @@ func Main(args []string) int {
 type shim struct {
 	talk    int // socket to the engine
 	program int
+	engine  *os.File // the same, held: the exec closes it, and nothing before
 	step    string
 	o       orders
 }
@@ -74,7 +75,7 @@ func (s *shim) run() error {
 // listen takes the orders. The engine sends them when it has noted whom it
 // started: without it there is no program that nobody knows of.
 func (s *shim) listen() error {
-	f := os.NewFile(uintptr(s.talk), "engine") // never closed: the exec does
+	f := os.NewFile(uintptr(s.talk), "engine")
 	line, err := bufio.NewReader(f).ReadBytes('\n')
 	if errors.Is(err, io.EOF) {
 		os.Exit(1) // the engine is gone, or has changed its mind
@@ -82,13 +83,9 @@ func (s *shim) listen() error {
 	if err != nil {
 		return err
 	}
-	runtime.KeepAlive(f)
-	keep = f
+	s.engine = f
 	return json.Unmarshal(line, &s.o)
 }
-
-// keep holds the socket's file, which the garbage collector would close.
-var keep *os.File
 
 // dieWithEngine has the kernel kill this process with the engine. If the engine
 // died just before, there is nobody left to tell.
@@ -111,7 +108,8 @@ func (s *shim) limit() error {
 	// Should the host run out of memory, its kernel shall take this one and not
 	// the engine.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
-	limits := []sys.Limit{{What: sys.LimitCore, Name: "core files"}, {What: sys.LimitFiles, Name: "open files", Value: openFiles}}
+	// 1 and not 0: only then the kernel does not start the host's program for cores.
+	limits := []sys.Limit{{What: sys.LimitCore, Name: "core files", Value: 1}, {What: sys.LimitFiles, Name: "open files", Value: openFiles}}
 	if s.o.Data > 0 {
 		limits = append(limits, sys.Limit{What: sys.LimitData, Name: "memory", Value: s.o.Data})
 	}
@@ -163,7 +161,7 @@ func (s *shim) filter() error {
 }
 
 func (s *shim) exec() error {
-	if _, err := syscall.Write(s.talk, []byte(ready)); err != nil {
+	if _, err := s.engine.WriteString(ready); err != nil {
 		return err
 	}
 	if s.o.Probe {
