@@ -170,3 +170,29 @@ func BenchmarkLinks(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkInstance is a call of a state machine that has one request to complete.
+func BenchmarkInstance(b *testing.B) {
+	for _, spin := range []time.Duration{0, 50 * time.Microsecond} {
+		b.Run(fmt.Sprintf("spin=%v", spin), func(b *testing.B) {
+			reg := makeRegion(b, "machine")
+			startPeer(b, "machine "+spin.String(), nil, reg)
+			c := newCaller(b, reg, spin, patience).attach()
+			left, done := 0, make(chan struct{}, 1)
+			c.got = func() {
+				if _, _, err := c.i.Answer(); err != nil {
+					b.Error(err)
+				}
+				if left--; left <= 0 {
+					done <- struct{}{}
+					return
+				}
+				c.i.Begin(c.events(5), 0)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			c.r.Do(func() { left = b.N; c.i.Begin(c.events(5), 0) })
+			<-done
+		})
+	}
+}

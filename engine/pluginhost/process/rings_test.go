@@ -2,6 +2,7 @@ package process
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -88,8 +89,9 @@ type peer struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
 	lines *bufio.Reader
+	said  bytes.Buffer // on its standard error; read after reap
+	hush  bool
 	once  sync.Once
-	err   error
 }
 
 // startPeer starts a process that serves regions as how says, "KIND SPIN", with
@@ -98,7 +100,7 @@ func startPeer(t testing.TB, how string, env []string, regions ...*region) *peer
 	t.Helper()
 	p := &peer{t: t, cmd: exec.Command("/proc/self/exe")}
 	p.cmd.Env = append(append(os.Environ(), fmt.Sprintf("%s=%s %d", ringServe, how, len(regions))), env...)
-	p.cmd.Stderr = os.Stderr
+	p.cmd.Stderr = &p.said
 	var fds []int
 	for _, r := range regions {
 		fds = append(fds, r.files()...)
@@ -157,8 +159,16 @@ func (p *peer) close() {
 }
 
 func (p *peer) reap() {
-	p.once.Do(func() { p.err = p.cmd.Wait() })
+	p.once.Do(func() {
+		_ = p.cmd.Wait()
+		if !p.hush && p.said.Len() > 0 {
+			p.t.Errorf("the plugin process said: %s", p.said.Bytes())
+		}
+	})
 }
+
+// quiet has what the process says on its standard error be expected.
+func (p *peer) quiet() { p.hush = true }
 
 // kill ends the process at once and reaps it.
 func (p *peer) kill() {
