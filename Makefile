@@ -13,6 +13,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 export GO FUZZTIME
 
 WASM_MAINS := $(wildcard plugins/*/wasm)
+PROCESS_MAINS := $(wildcard plugins/*/process)
 WASM_ENV   := GOOS=wasip1 GOARCH=wasm
 
 .PHONY: help run build engine plugins test check race fuzz bench install-deps clean
@@ -24,18 +25,22 @@ help: ## show the targets
 run: build ## build everything and serve CONFIG (engine.toml) until Ctrl-C
 	@scripts/run.sh build/engine run -c $(CONFIG)
 
-build: engine plugins ## build/engine and build/plugins/*.wasm
+build: engine plugins ## build/engine, and build/plugins
 
 # The go tool knows better than make what is up to date, so it is always asked.
 engine:
 	@mkdir -p build
 	$(GO) build -o build/engine ./engine
 
-plugins: $(WASM_MAINS:plugins/%/wasm=build/plugins/%.wasm) ## compile the protocol plugins to WebAssembly
+plugins: $(WASM_MAINS:plugins/%/wasm=build/plugins/%.wasm) $(PROCESS_MAINS:plugins/%/process=build/plugins/%) ## build the plugins: WebAssembly (NAME.wasm) and programs (NAME)
 
 build/plugins/%.wasm: force
 	@mkdir -p $(@D)
 	$(WASM_ENV) $(GO) build -buildmode=c-shared -trimpath -ldflags="-s -w" -o $@ ./plugins/$*/wasm
+
+build/plugins/%: force
+	@mkdir -p $(@D)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $@ ./plugins/$*/process
 
 .PHONY: force
 force:

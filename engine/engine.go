@@ -118,7 +118,7 @@ func (e *engine) makeDisks() error {
 	for i, v := range e.cfg.Volumes {
 		plugin := e.registry.Find(v.Plugin)
 		home := e.reactors[sessions%len(e.reactors)]
-		if plugin.Kind == pluginhost.Protocol {
+		if plugin.Upgradable() { // it stands on a session
 			sessions++
 		}
 		e.disks = append(e.disks, pluginhost.NewDisk(pluginhost.DiskOptions{

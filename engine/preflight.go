@@ -11,6 +11,8 @@ import (
 	"blockengine/engine/config"
 	"blockengine/engine/pluginhost"
 	"blockengine/engine/pluginhost/builtin"
+	"blockengine/engine/pluginhost/process"
+	"blockengine/engine/pluginhost/sandbox"
 	"blockengine/plugins/nbd"
 	"blockengine/sdk/protocol"
 	"blockengine/sdk/store"
@@ -116,8 +118,12 @@ func builtins() pluginhost.Builtins {
 
 // load loads the plugins and checks the volumes' options against them.
 func (p *plan) load(ctx context.Context, log *slog.Logger) config.Problems {
+	if problems := p.reap(log); len(problems) > 0 {
+		return problems
+	}
 	registry, problems := pluginhost.Load(ctx, p.cfg, pluginhost.Options{
-		Builtins: builtins(), CacheDir: p.cacheDir(), Self: []string{"/proc/self/exe", compileName}, Log: log})
+		Builtins: builtins(), CacheDir: p.cacheDir(), Self: []string{"/proc/self/exe", compileName},
+		StateDir: p.processDir(), Poll: process.DefaultPoll, Log: log})
 	p.registry = registry
 	p.values = make([]pluginhost.Values, len(p.cfg.Volumes))
 	for i := range p.cfg.Volumes {
@@ -131,6 +137,29 @@ func (p *plan) load(ctx context.Context, log *slog.Logger) config.Problems {
 		problems = append(problems, more...)
 	}
 	return problems
+}
+
+// reap ends the plugin processes that an engine which was killed has left: they
+// may still hold writes of it. Nothing may resume before.
+func (p *plan) reap(log *slog.Logger) config.Problems {
+	if p.state == nil {
+		return nil
+	}
+	if err := sandbox.Reap(p.state.path, log); err != nil {
+		return config.Problems{problemOf(p.cfg, p.cfg.Engine.Place, "state_dir", p.state.path,
+			&config.ValueError{What: "says that an engine left plugin processes, and they cannot be ended: " + err.Error(),
+				Fix: "end them by hand: they may still write to its volumes"})}
+	}
+	return nil
+}
+
+// processDir is where it is kept which processes plugins have, if they are to
+// serve.
+func (p *plan) processDir() string {
+	if p.state == nil {
+		return ""
+	}
+	return p.state.path
 }
 
 // cacheDir is where compiled plugins are kept: in the state directory, or, if

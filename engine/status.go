@@ -119,6 +119,7 @@ func printStatus(to io.Writer, before, s *admin.Status) error {
 	tableExports(w, before.Exports, s.Exports, seconds)
 	fmt.Fprintln(w)
 	tablePlugins(w, s.Plugins)
+	tableProcesses(w, s.Plugins)
 	if err := w.Flush(); err != nil {
 		return err
 	}
@@ -130,7 +131,7 @@ func tableVolumes(w io.Writer, before, volumes []admin.Volume, seconds float64) 
 	for _, v := range volumes {
 		path, conns := "-", "-"
 		if v.Path != nil {
-			path, conns = v.Path.Address, fmt.Sprint(v.Path.Connections)
+			path, conns = dash(v.Path.Address), fmt.Sprint(v.Path.Connections)
 		}
 		old := admin.Op{}
 		if i := slices.IndexFunc(before, func(b admin.Volume) bool { return b.Name == v.Name }); i >= 0 {
@@ -160,6 +161,24 @@ func load(before, now admin.Op, seconds float64) string {
 	}
 	return fmt.Sprintf("%d\t%d\t%.0f\t%.1f", now.Requests, now.Errors,
 		float64(now.Requests-before.Requests)/seconds, float64(now.Bytes-before.Bytes)/seconds/1e6)
+}
+
+// tableProcesses has a line for each plugin that runs in a process.
+func tableProcesses(w io.Writer, plugins []admin.Plugin) {
+	header := "\nPLUGIN\tPID\tSINCE\tRESTARTS\tCPU\tMEMORY\tPEAK\tSANDBOX\n"
+	for i := range plugins {
+		f := plugins[i].Process
+		if f == nil {
+			continue
+		}
+		pid := dash("")
+		if f.PID != 0 {
+			pid = fmt.Sprint(f.PID)
+		}
+		fmt.Fprintf(w, "%s%s\t%s\t%s\t%d\t%.1fs\t%.1fMiB\t%.1fMiB\t%s\n", header, plugins[i].Name, pid, clock(f.Since), f.Restarts,
+			f.CPU, float64(f.Memory)/float64(config.MiB), float64(f.Peak)/float64(config.MiB), f.Sandbox)
+		header = ""
+	}
 }
 
 // sizeText leaves the size of a disk that has not been seen open.
@@ -219,6 +238,9 @@ func troublePlugin(b *strings.Builder, p *admin.Plugin) {
 	}
 	if p.Differs != "" {
 		line("%s", p.Differs)
+	}
+	if f := p.Process; f != nil && f.LastEnd != "" {
+		line("its process was replaced %d times, the last one ended so: %s", f.Restarts, f.LastEnd)
 	}
 	if u := p.Upgrades; u != nil && u.LastRollback != "" {
 		line("the engine went back by itself: %s", u.LastRollback)

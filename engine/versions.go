@@ -16,7 +16,7 @@ func (e *engine) pluginStatus(l *pluginhost.LineStatus) admin.Plugin {
 	for _, r := range l.History {
 		a.History = append(a.History, admin.Generation(r))
 	}
-	if l.Current.Kind == pluginhost.Protocol {
+	if l.Current.Upgradable() {
 		a.Upgrades = &admin.Upgrades{Done: l.Upgrades, Failed: l.Failed, Rollbacks: counted(l.Rollbacks),
 			LastRollback: l.LastReason, Takeovers: counted(l.LastMethods), LastPause: l.LastPause.Seconds()}
 	}
@@ -39,6 +39,10 @@ func (e *engine) loaded(p *pluginhost.Plugin) *admin.Loaded {
 		Path: p.Path, Volumes: []string{}}
 	if p.Kind == pluginhost.Protocol {
 		a.ABI = abiText(p.ABI)
+	}
+	if s, ok := p.Process(); ok {
+		a.Process = &admin.Process{PID: s.PID, Since: s.Since, Restarts: s.Restarts, LastEnd: s.LastEnd, Sandbox: string(s.Sandbox),
+			CPU: s.CPU.Seconds(), Memory: s.Memory, Peak: s.Peak}
 	}
 	for _, d := range e.disks {
 		if d.Plugin() == p {
@@ -71,8 +75,12 @@ func (e *engine) differs(l *pluginhost.LineStatus) string {
 func (e *engine) collectPlugins(s *metrics.Snapshot) {
 	for _, l := range e.orders.upgrader.Status() {
 		p := l.Current
-		s.Plugins = append(s.Plugins, metrics.Plugin{Name: l.Name, Generation: p.Generation, Version: p.Version, Hash: p.Hash,
-			Upgradable: p.Kind == pluginhost.Protocol, Differs: e.differs(&l) != "", Done: l.Upgrades, Failed: l.Failed,
-			Rollbacks: counted(l.Rollbacks), Takeovers: counted(l.LastMethods), LastPause: l.LastPause})
+		m := metrics.Plugin{Name: l.Name, Generation: p.Generation, Version: p.Version, Hash: p.Hash,
+			Upgradable: p.Upgradable(), Differs: e.differs(&l) != "", Done: l.Upgrades, Failed: l.Failed,
+			Rollbacks: counted(l.Rollbacks), Takeovers: counted(l.LastMethods), LastPause: l.LastPause}
+		if f, ok := p.Process(); ok {
+			m.Process = &metrics.Process{Up: f.PID != 0, Restarts: f.Restarts, CPU: f.CPU, Memory: f.Memory}
+		}
+		s.Plugins = append(s.Plugins, m)
 	}
 }

@@ -153,6 +153,19 @@ type Loaded struct {
 	Hash       string   `json:"hash"`
 	Path       string   `json:"path,omitempty"`
 	Volumes    []string `json:"volumes"` // that run it
+	Process    *Process `json:"process,omitempty"`
+}
+
+// Process is the process of a plugin with runtime "process".
+type Process struct {
+	PID      int       `json:"pid"` // 0: none runs at the moment
+	Since    time.Time `json:"since,omitzero"`
+	Restarts uint64    `json:"restarts"`           // processes after the first
+	LastEnd  string    `json:"last_end,omitempty"` // how the last one ended that nobody wanted to end
+	Sandbox  string    `json:"sandbox"`
+	CPU      float64   `json:"cpu_seconds"` // of this process
+	Memory   uint64    `json:"memory"`      // bytes now
+	Peak     uint64    `json:"memory_peak"` // bytes at most
 }
 
 // Generation is an entry in a plugin's history.

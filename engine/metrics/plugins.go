@@ -17,6 +17,11 @@ var (
 	pluginTakeovers  = desc("plugin_takeovers_total", "Volumes that another generation has taken over.", "plugin", "method")
 	pluginLastPause  = desc("plugin_last_pause_seconds", "The longest that a request had to wait for the last takeover.", "plugin")
 
+	processUp       = desc("plugin_process_up", "1 if the plugin's process serves.", "plugin")
+	processRestarts = desc("plugin_process_restarts_total", "Processes that had to be started in the place of one that ended.", "plugin")
+	processCPU      = desc("plugin_process_cpu_seconds", "Processor time that the present process has used.", "plugin")
+	processMemory   = desc("plugin_process_memory_bytes", "Memory that the present process uses.", "plugin")
+
 	volumeGeneration = desc("volume_plugin_generation", "Generation of the plugin that the volume runs.", "volume", "plugin")
 )
 
@@ -34,7 +39,7 @@ const maxLabel = 64
 
 func describePlugins(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{pluginGeneration, pluginInfo, pluginDiffers, pluginUpgrades, pluginRollbacks,
-		pluginTakeovers, pluginLastPause, volumeGeneration} {
+		pluginTakeovers, pluginLastPause, processUp, processRestarts, processCPU, processMemory, volumeGeneration} {
 		ch <- d
 	}
 }
@@ -42,6 +47,12 @@ func describePlugins(ch chan<- *prometheus.Desc) {
 func collectPlugin(ch chan<- prometheus.Metric, p *Plugin) {
 	gauge(ch, pluginGeneration, float64(p.Generation), p.Name)
 	gauge(ch, pluginInfo, 1, p.Name, label(p.Version), label(p.Hash))
+	if f := p.Process; f != nil {
+		gauge(ch, processUp, truth(f.Up), p.Name)
+		counter(ch, processRestarts, f.Restarts, p.Name)
+		gauge(ch, processCPU, f.CPU.Seconds(), p.Name)
+		gauge(ch, processMemory, float64(f.Memory), p.Name)
+	}
 	if !p.Upgradable {
 		return
 	}

@@ -50,6 +50,15 @@ type Plugin struct {
 	Rollbacks  map[string]uint64 // by reason
 	Takeovers  map[string]uint64 // by method
 	LastPause  time.Duration
+	Process    *Process // nil if it has none of its own
+}
+
+// Process is what the process of a plugin uses.
+type Process struct {
+	Up       bool
+	Restarts uint64        // processes after the first
+	CPU      time.Duration // of the present one
+	Memory   uint64        // bytes
 }
 
 // Export is what an export has counted.

@@ -28,7 +28,7 @@ func (s *source) loaded(p *Plugin) {
 // kept notes that a restart loads p.
 func (s *source) kept(p *Plugin) {
 	s.Source = config.Source{Runtime: p.Runtime, Path: p.Path}
-	if p.Runtime == config.RuntimeWasm {
+	if p.Path != "" {
 		s.SHA256 = p.Hash
 	}
 	s.hash, s.version = p.Hash, p.Version
@@ -56,7 +56,7 @@ func (s *source) differs(p *Plugin) string {
 
 // stillThere checks that p's file holds p, so that a restart can load it.
 func stillThere(p *Plugin) error {
-	if p.Runtime != config.RuntimeWasm {
+	if p.Path == "" {
 		return nil
 	}
 	f, err := os.Open(p.Path)

@@ -44,7 +44,7 @@ type DiskOptions struct {
 	Values   Values // from Plugin.Check
 	Identity *Identity
 	Reactors []*reactor.Reactor
-	Home     *reactor.Reactor // where a protocol plugin's first connection lives
+	Home     *reactor.Reactor // where the first connection, or link, lives
 	Log      *slog.Logger
 }
 
@@ -63,7 +63,7 @@ func NewDisk(o DiskOptions) *Disk {
 // what has become of it, and what keeps failing is tried again until Close. An
 // error means that it cannot even be tried. Start is called once.
 func (d *Disk) Start() error {
-	if d.Plugin().Kind == Store {
+	if d.Plugin().store != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		d.cancel = cancel
 		go d.openStore(ctx)
@@ -81,7 +81,7 @@ func (d *Disk) openSession() error {
 	}
 	v, p, values := &d.Config, d.Plugin(), d.optionValues()
 	s, err := session.Open(session.Options{
-		Volume: d.Volume, Generation: session.NewGeneration(p.Generation, p.module, values.Encoded(), len(d.reactors)),
+		Volume: d.Volume, Generation: p.generation(values, len(d.reactors)),
 		Paths: paths(v), Reactors: d.reactors, Home: d.home,
 		Connections: v.Connections, ReadOnly: v.ReadOnly, Timeout: v.Timeout, Fence: v.Fence,
 		TrustCache: v.OnLostCache == config.LostCacheTrust,
@@ -122,7 +122,7 @@ func (d *Disk) optionValues() Values {
 	return d.values
 }
 
-// Session is what a volume on a protocol plugin stands on, else nil.
+// Session is what a volume stands on unless its store is linked in: nil then.
 func (d *Disk) Session() *session.Session {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -19,6 +19,7 @@ import (
 type line struct {
 	name    string
 	kind    Kind
+	fixed   bool // what is linked in and does its own I/O is replaced with the engine
 	section config.Plugin
 	disks   []*Disk // that stand on it, in the configuration's order
 	history *history
@@ -37,7 +38,7 @@ type roles struct{ current, previous, canary *Plugin }
 
 func newLine(p *Plugin, o UpgraderOptions) *line {
 	section, _ := o.Config.Plugin(p.Name)
-	l := &line{name: p.Name, kind: p.Kind, section: section, log: o.Log.With("plugin", p.Name),
+	l := &line{name: p.Name, kind: p.Kind, fixed: !p.Upgradable(), section: section, log: o.Log.With("plugin", p.Name),
 		roles: roles{current: p}, named: source{section.Source, p.Hash, p.Version},
 		counters: UpgradeCounters{Rollbacks: map[string]uint64{}, LastMethods: map[string]uint64{}}}
 	l.history = openHistory(o.StateDir, p.Name, l.log)

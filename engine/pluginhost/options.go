@@ -66,8 +66,12 @@ func (p *Plugin) Check(cfg *config.Config, v *config.Volume) (Values, config.Pro
 // checkPaths checks what the configuration cannot for a plugin of a file,
 // because only the manifest tells its kind.
 func (p *Plugin) checkPaths(cfg *config.Config, v *config.Volume) config.Problems {
-	if p.Runtime == config.RuntimeBuiltin || p.Kind != Protocol || len(v.Paths) > 0 {
+	switch {
+	case p.Runtime == config.RuntimeBuiltin, p.Kind == Protocol && len(v.Paths) > 0, p.Kind == Store && len(v.Paths) == 0:
 		return nil
+	case p.Kind == Store:
+		return config.Problems{cfg.Problem(v.Paths[0].Line, v.KeyOf("path"),
+			fmt.Sprintf("%s: plugin %q connects to no server and takes no path", v.Label(), p.Name), "remove [[volume.path]]")}
 	}
 	return config.Problems{cfg.Problem(v.Line, v.KeyOf("path"), v.Label()+" has no path",
 		fmt.Sprintf(`plugin %q needs to know where the server is, add [[volume.path]] with address = "tcp:HOST:PORT" or "unix:PATH"`, p.Name))}

@@ -129,7 +129,7 @@ func (op *operation) find(r UpgradeRequest) (*Plugin, error) {
 			return nil, errors.New("what is linked into the engine has no file and no hash: name a file, or no hash")
 		}
 		p := op.u.opt.Registry.builtin(op.manifestName(), l.name)
-		if p == nil || p.Kind != Protocol {
+		if p == nil || p.Kind != l.kind || !p.Upgradable() {
 			return nil, fmt.Errorf("no plugin %q is linked into this engine: name a file", op.manifestName())
 		}
 		return p, nil
@@ -137,12 +137,9 @@ func (op *operation) find(r UpgradeRequest) (*Plugin, error) {
 	if !filepath.IsAbs(r.Path) {
 		return nil, fmt.Errorf("%s is no absolute path: the engine runs in a directory of its own", r.Path)
 	}
-	memory := l.section.Memory
-	if memory == 0 { // the section is a builtin plugin's
-		memory = config.DefaultPluginMemory
-	}
-	p, err := op.u.seams.load(op.ctx, config.Plugin{Name: l.name, Memory: memory,
-		Source: config.Source{Runtime: config.RuntimeWasm, Path: r.Path, SHA256: pin}})
+	wanted := l.section
+	wanted.Path, wanted.SHA256 = r.Path, pin // the file itself says which runtime it is for
+	p, err := op.u.seams.load(op.ctx, wanted)
 	if op.ctx.Err() != nil && err != nil {
 		return nil, op.givenUp()
 	}
@@ -170,6 +167,9 @@ func (l *line) sameAs(p *Plugin) *Plugin {
 // isNext makes p the next generation, if it may be.
 func (op *operation) isNext(p *Plugin) error {
 	l := op.line
+	if p.Kind != l.kind {
+		return fmt.Errorf("%s is a %s plugin and what runs is a %s plugin: one cannot take the other's volumes over", sourceOf(p), p.Kind, l.kind)
+	}
 	if p.ManifestName != op.manifestName() {
 		return fmt.Errorf("%s is plugin %q and what runs is %q: another plugin cannot take its volumes over", sourceOf(p), p.ManifestName, op.manifestName())
 	}

@@ -4,14 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
+	"syscall"
+	"time"
 
 	"blockengine/engine/config"
 	"blockengine/engine/pluginhost/guest"
+	"blockengine/engine/pluginhost/process"
+	"blockengine/engine/pluginhost/sandbox"
 	"blockengine/engine/pluginhost/wasm"
+	"blockengine/engine/session"
 	"blockengine/sdk/manifest"
 	"blockengine/sdk/protocol"
 	"blockengine/sdk/store"
@@ -42,8 +49,41 @@ type Plugin struct {
 	// the same.
 	ManifestName string
 
-	module guest.Module // of a protocol plugin
-	store  store.Plugin // of a store plugin
+	module guest.Module    // of a protocol plugin
+	store  store.Plugin    // of a store plugin that is linked in
+	apart  guest.Store     // of a store plugin in a process
+	host   *process.Loaded // of a plugin in a process
+}
+
+// Upgradable tells whether another version can take the plugin's volumes over
+// while they are in use.
+func (p *Plugin) Upgradable() bool { return p.Kind == Protocol || p.apart != nil }
+
+// Process tells how the plugin's process fares; ok is false if it has none.
+func (p *Plugin) Process() (s process.Status, ok bool) {
+	if p.host == nil {
+		return s, false
+	}
+	return p.host.Status(), true
+}
+
+// generation is the plugin as a session of one volume runs it.
+func (p *Plugin) generation(v Values, reactors int) *session.Generation {
+	if p.apart != nil {
+		return session.NewStoreGeneration(p.Generation, p.apart, v.Encoded(), reactors)
+	}
+	return session.NewGeneration(p.Generation, p.module, v.Encoded(), reactors)
+}
+
+// close unloads it; what is left of its instances and links ends by itself.
+func (p *Plugin) close() error {
+	switch {
+	case p.host != nil:
+		return p.host.Close()
+	case p.module != nil:
+		return p.module.Close()
+	}
+	return nil
 }
 
 // hashBuiltin is the hash of what is linked into the engine.
@@ -60,6 +100,10 @@ type Options struct {
 	Builtins Builtins
 	CacheDir string   // for compiled modules; "": they are compiled for this process alone
 	Self     []string // the command that compiles modules; see wasm.Options
+	// StateDir is the engine's own, where it keeps which processes it has; "": they
+	// are not kept, because nothing is served.
+	StateDir string
+	Poll     time.Duration // how long processes look for requests before they sleep
 	Log      *slog.Logger
 }
 
@@ -106,11 +150,11 @@ func (r *Registry) add(ctx context.Context, cfg *config.Config, p config.Plugin)
 			return config.Problems{cfg.ProblemAt(p.Place, "name", "is no plugin of this engine", "")}
 		}
 		r.plugins, r.loaded = append(r.plugins, loaded), append(r.loaded, loaded)
-	case config.RuntimeWasm:
+	case config.RuntimeWasm, config.RuntimeProcess:
 		if p.Path == "" {
 			return nil
 		}
-		loaded, err := r.wasm(ctx, p)
+		loaded, err := r.file(ctx, p)
 		if err != nil {
 			return config.Problems{loadProblem(cfg, p, err)}
 		}
@@ -150,6 +194,35 @@ func (r *Registry) builtin(linked, name string) *Plugin {
 		}
 	}
 	return nil
+}
+
+// file loads a plugin from a file.
+func (r *Registry) file(ctx context.Context, p config.Plugin) (*Plugin, error) {
+	if p.Runtime == config.RuntimeProcess {
+		return r.process(ctx, p)
+	}
+	return r.wasm(ctx, p)
+}
+
+func (r *Registry) process(ctx context.Context, p config.Plugin) (*Plugin, error) {
+	l, err := process.Load(ctx, process.Options{
+		Name: p.Name, Path: p.Path, SHA256: p.SHA256, Args: p.Args, Memory: p.Memory, CPUs: p.CPUs,
+		Sandbox: sandbox.Mode(p.Sandbox), Network: p.Network, ReadWrite: p.ReadWrite, StateDir: r.opt.StateDir,
+		Poll: r.opt.Poll, Log: r.opt.Log.With("plugin", p.Name),
+	})
+	if err != nil {
+		return nil, err
+	}
+	loaded := &Plugin{Name: p.Name, Runtime: config.RuntimeProcess, Path: p.Path, Generation: 1, host: l}
+	if m := l.Protocol(); m != nil {
+		loaded.use(m)
+		return loaded, nil
+	}
+	s := l.Store()
+	man := s.Manifest()
+	loaded.Kind, loaded.apart = Store, s
+	loaded.Hash, loaded.Version, loaded.Options, loaded.ManifestName = s.Hash(), man.Version, man.Options, man.Name
+	return loaded, nil
 }
 
 func (r *Registry) wasm(ctx context.Context, p config.Plugin) (*Plugin, error) {
@@ -192,10 +265,14 @@ func (r *Registry) Plugins() []*Plugin {
 	return slices.Clone(r.plugins)
 }
 
-// load loads another version of a plugin beside what runs. The registry owns
-// it until unload.
+// load loads another version of a plugin beside what runs, from p's file, in the
+// runtime that the file is for. The registry owns it until unload.
 func (r *Registry) load(ctx context.Context, p config.Plugin) (*Plugin, error) {
-	loaded, err := r.wasm(ctx, p)
+	runtime, err := runtimeOf(p.Path)
+	if err != nil {
+		return nil, err
+	}
+	loaded, err := r.file(ctx, p.As(config.Source{Runtime: runtime, Path: p.Path, SHA256: p.SHA256}))
 	if err != nil {
 		return nil, err
 	}
@@ -206,9 +283,24 @@ func (r *Registry) load(ctx context.Context, p config.Plugin) (*Plugin, error) {
 	}
 	r.mu.Unlock()
 	if closed { // nobody else will
-		return nil, errors.Join(errors.New("the engine ends"), loaded.module.Close())
+		return nil, errors.Join(errors.New("the engine ends"), loaded.close())
 	}
 	return loaded, nil
+}
+
+// runtimeOf tells a program for a process from a module. What is neither is the
+// module's loader's to refuse.
+func runtimeOf(path string) (config.Runtime, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", fmt.Errorf("read plugin: %w", err)
+	}
+	defer f.Close()
+	magic := make([]byte, 4)
+	if n, _ := io.ReadFull(f, magic); string(magic[:n]) == "\x7fELF" {
+		return config.RuntimeProcess, nil
+	}
+	return config.RuntimeWasm, nil
 }
 
 // replace makes p what Find gives for its name.
@@ -234,10 +326,10 @@ func (r *Registry) unload(p *Plugin) error {
 		r.loaded = slices.Delete(r.loaded, i, i+1)
 	}
 	r.mu.Unlock()
-	if i < 0 || p.module == nil {
+	if i < 0 {
 		return nil
 	}
-	return p.module.Close()
+	return p.close()
 }
 
 // Close unloads the plugins. Every Disk has been closed before.
@@ -248,9 +340,7 @@ func (r *Registry) Close() error {
 	r.mu.Unlock()
 	var errs []error
 	for _, p := range list {
-		if p.module != nil {
-			errs = append(errs, p.module.Close())
-		}
+		errs = append(errs, p.close())
 	}
 	return errors.Join(errs...)
 }

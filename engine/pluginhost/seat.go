@@ -56,7 +56,7 @@ func (s *seat) prepare(cfg *config.Config, p *Plugin) config.Problems {
 	if len(problems) > 0 {
 		return problems
 	}
-	s.next = build{p, values, session.NewGeneration(p.Generation, p.module, values.Encoded(), len(s.disk.reactors))}
+	s.next = build{p, values, p.generation(values, len(s.disk.reactors))}
 	return nil
 }
 

@@ -154,7 +154,7 @@ func (u *Upgrader) line(name string) (*line, error) {
 		}
 		return nil, fmt.Errorf("no plugin %.80q is loaded; those that are: %s", name, strings.Join(names, ", "))
 	}
-	if l.kind != Protocol {
+	if l.fixed {
 		return nil, fmt.Errorf("%q is a store plugin, which is linked into the engine: it is replaced with the engine, by a restart", name)
 	}
 	return l, nil

@@ -21,6 +21,7 @@ type host struct {
 	opt      Options
 	log      *slog.Logger
 	program  *program
+	scratch  string // in the place of a state directory, "" if there is one
 	words    *words
 	life     chan struct{}  // closed with Close
 	said     calls.Manifest // as the first process gave it; every other has to give the same
@@ -58,7 +59,14 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{opt: o, program: p, policy: newPolicy(), life: make(chan struct{}),
+	scratch := ""
+	if o.StateDir == "" {
+		if scratch, err = os.MkdirTemp("", "engine-plugin"); err != nil {
+			return nil, errors.Join(err, p.close())
+		}
+		o.StateDir = scratch
+	}
+	h := &host{opt: o, program: p, scratch: scratch, policy: newPolicy(), life: make(chan struct{}),
 		log: o.Log.With("plugin_file", o.Path)}
 	h.words = newWords(h.log)
 	up := make(chan error, 1)
@@ -84,12 +92,12 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 func (h *host) first() error {
 	p, m, err := startProc(h)
 	if err != nil {
-		return errors.Join(err, h.program.close())
+		return errors.Join(err, h.discard())
 	}
 	if h.manifest, err = readManifest(m); err != nil {
 		p.kill(errUnloaded)
 		<-p.gone
-		return errors.Join(err, h.program.close())
+		return errors.Join(err, h.discard())
 	}
 	h.said = *m
 	h.mu.Lock()
@@ -263,16 +271,28 @@ func (h *host) free() error {
 	if p != nil {
 		p.finish()
 	}
+	return h.discard()
+}
+
+// discard gives back what processes were started with.
+func (h *host) discard() error {
+	if h.scratch != "" {
+		_ = os.RemoveAll(h.scratch)
+	}
 	return h.program.close()
 }
 
 // spec is how a process is started.
 func (h *host) spec(files *os.File) sandbox.Spec {
 	o := &h.opt
+	log := h.log
+	if h.said.Name != "" { // what it has to say it has said at the first start
+		log = slog.New(slog.DiscardHandler)
+	}
 	return sandbox.Spec{
 		Name: o.Name, Path: h.program.name(), Args: append([]string{o.processName()}, o.Args...), Env: o.environment(),
 		Files: []*os.File{files}, Mode: o.Sandbox, Network: o.Network, ReadWrite: o.ReadWrite,
-		Memory: o.Memory, CPUs: o.CPUs, StateDir: o.StateDir, Self: o.Self, Log: h.log,
+		Memory: o.Memory, CPUs: o.CPUs, StateDir: o.StateDir, Self: o.Self, Log: log,
 	}
 }
 

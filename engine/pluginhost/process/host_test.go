@@ -35,7 +35,7 @@ func testOptions(t testing.TB, kind string) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Name: "test", Path: exe, Args: []string{kind}, Sandbox: sandbox.Off, StateDir: t.TempDir(),
+	return Options{Name: "test", Path: exe, Args: []string{kind}, Sandbox: sandbox.Strict, StateDir: t.TempDir(),
 		Log: slog.New(slog.NewTextHandler(logWriter{t}, nil))}
 }
 
@@ -61,20 +61,20 @@ func load(t testing.TB, o Options) *Loaded {
 	return l
 }
 
-// owner is a guest.LinkOwner that hands everything to a test.
-type owner struct {
+// keeper is a guest.LinkOwner that hands everything to a test.
+type keeper struct {
 	finished chan block.Status
 	lost     chan error
 }
 
-func newOwner() *owner {
-	return &owner{finished: make(chan block.Status, 1024), lost: make(chan error, 1)}
+func newKeeper() *keeper {
+	return &keeper{finished: make(chan block.Status, 1024), lost: make(chan error, 1)}
 }
 
-func (o *owner) Finished(_ int, st block.Status, _ uint64, _ []block.Extent) { o.finished <- st }
-func (o *owner) Turn()                                                       {}
-func (o *owner) Changed(block.Info)                                          {}
-func (o *owner) Lost(err error)                                              { o.lost <- err }
+func (o *keeper) Finished(_ int, st block.Status, _ uint64, _ []block.Extent) { o.finished <- st }
+func (o *keeper) Turn()                                                       {}
+func (o *keeper) Changed(block.Info)                                          {}
+func (o *keeper) Lost(err error)                                              { o.lost <- err }
 
 // testReactor is one for the length of a test.
 func testReactor(t testing.TB) *reactor.Reactor {
@@ -96,7 +96,7 @@ func on(r *reactor.Reactor, f func()) {
 }
 
 // open gives a started link.
-func open(t testing.TB, l *Loaded, r *reactor.Reactor, o *owner, volume string) guest.Link {
+func open(t testing.TB, l *Loaded, r *reactor.Reactor, o *keeper, volume string) guest.Link {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -131,7 +131,7 @@ func within[T any](t testing.TB, c <-chan T, what string) (v T) {
 }
 
 // write sends one write and gives its status.
-func write(t testing.TB, r *reactor.Reactor, k guest.Link, o *owner) block.Status {
+func write(t testing.TB, r *reactor.Reactor, k guest.Link, o *keeper) block.Status {
 	t.Helper()
 	on(r, func() {
 		copy(k.Payload(0), "a block's worth of bytes")
@@ -150,7 +150,7 @@ func TestStoreInAProcess(t *testing.T) {
 	if m.Name != "memory" || m.Version != "1" || len(m.Options) != 1 || !l.Store().FenceOnExit() {
 		t.Errorf("the manifest is %+v", m)
 	}
-	r, o := testReactor(t), newOwner()
+	r, o := testReactor(t), newKeeper()
 	k := open(t, l, r, o, "v")
 	if got := k.Info(); got.Size != testSize || got.Identity != "test" {
 		t.Errorf("the disk is %+v", got)
@@ -169,18 +169,18 @@ func TestStoreInAProcess(t *testing.T) {
 func TestLinksOfAVolumeShareADevice(t *testing.T) {
 	l := load(t, testOptions(t, "exclusive")) // fails what is opened twice
 	r := testReactor(t)
-	a := open(t, l, r, newOwner(), "v")
-	b := open(t, l, r, newOwner(), "v")
+	a := open(t, l, r, newKeeper(), "v")
+	b := open(t, l, r, newKeeper(), "v")
 	shut(t, r, a)
-	c := open(t, l, r, newOwner(), "v")
+	c := open(t, l, r, newKeeper(), "v")
 	shut(t, r, b)
 	shut(t, r, c)
-	shut(t, r, open(t, l, r, newOwner(), "v")) // closed and opened again
+	shut(t, r, open(t, l, r, newKeeper(), "v")) // closed and opened again
 }
 
 func TestKilledProcessIsReplaced(t *testing.T) {
 	l := load(t, testOptions(t, "memory"))
-	r, o := testReactor(t), newOwner()
+	r, o := testReactor(t), newKeeper()
 	for i := range 3 {
 		k := open(t, l, r, o, "v")
 		write(t, r, k, o)
@@ -214,7 +214,7 @@ func TestStoppedProcessIsFound(t *testing.T) {
 	opt := testOptions(t, "memory")
 	opt.Hang = 200 * time.Millisecond
 	l := load(t, opt)
-	r, o := testReactor(t), newOwner()
+	r, o := testReactor(t), newKeeper()
 	k := open(t, l, r, o, "v")
 	if err := syscall.Kill(l.Status().PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -249,10 +249,10 @@ func TestCrashInOpen(t *testing.T) {
 
 func TestBadPrograms(t *testing.T) {
 	for kind, want := range map[string]string{
-		"exits":      "exit status 3",
-		"says":       "Unrecognized remote plugin message: hello",
-		"elsewhere":  "has to listen at a Unix socket in",
-		"othername":  "1 to 64 letters",
+		"exits":     "exit status 3",
+		"says":      "Unrecognized remote plugin message: hello",
+		"elsewhere": "has to listen at a Unix socket in",
+		"othername": "1 to 64 letters",
 	} {
 		t.Run(kind, func(t *testing.T) {
 			opt := testOptions(t, kind)

@@ -23,8 +23,10 @@ type Options struct {
 	Sandbox   sandbox.Mode
 	Network   bool     // in a sandbox: whether it keeps the host's network
 	ReadWrite []string // in a sandbox: directories that it may write to
-	StateDir  string   // the engine's own
-	Self      []string // the command that is the sandbox's shim; nil: sandbox.DefaultSelf
+	// StateDir is the engine's own, for the record of processes that the next
+	// engine ends; "": there is none, because nothing is served.
+	StateDir string
+	Self     []string // the command that is the sandbox's shim; nil: sandbox.DefaultSelf
 	// Poll is how long a worker in the process looks for requests before it
 	// sleeps; 0: not at all.
 	Poll time.Duration

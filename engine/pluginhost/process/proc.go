@@ -304,7 +304,7 @@ func (p *proc) pass(channel uint64, fds []int) error {
 func (h *host) socketDir() (string, error) {
 	base := filepath.Join(h.opt.StateDir, "plugins")
 	// A socket's path has 108 bytes at most, and go-plugin adds some 40.
-	if h.opt.StateDir == "" || len(base) > 48 {
+	if len(base) > 48 {
 		return os.MkdirTemp("", "engine-plugin")
 	}
 	if err := os.Mkdir(base, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
