@@ -232,12 +232,13 @@ func IsCgroup2(path string) bool {
 
 // The error numbers that the sandbox explains.
 const (
-	EPERM   = unix.EPERM
-	EACCES  = unix.EACCES
-	ENOSYS  = unix.ENOSYS
-	EINVAL  = unix.EINVAL
-	ENOSPC  = unix.ENOSPC
-	EBUSY   = unix.EBUSY
-	ESRCH   = unix.ESRCH
-	ENOEXEC = unix.ENOEXEC
+	EPERM      = unix.EPERM
+	EACCES     = unix.EACCES
+	ENOSYS     = unix.ENOSYS
+	EINVAL     = unix.EINVAL
+	ENOSPC     = unix.ENOSPC
+	EBUSY      = unix.EBUSY
+	ESRCH      = unix.ESRCH
+	ENOEXEC    = unix.ENOEXEC
+	EOPNOTSUPP = unix.EOPNOTSUPP
 )

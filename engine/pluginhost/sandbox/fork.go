@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -37,6 +38,9 @@ func onForker(f func()) {
 	<-done
 }
 
+// noGroup are the errors of a clone that may come from the group.
+var noGroup = []sys.Errno{sys.EBUSY, sys.EACCES, sys.EINVAL, sys.ENOSYS, sys.EOPNOTSUPP}
+
 // fork starts the shim, in a cgroup if there is one; inGroup says whether the
 // kernel put it there.
 func fork(argv []string, files []*os.File, attr *syscall.SysProcAttr, g *cgroup) (p *os.Process, inGroup bool, err error) {
@@ -49,7 +53,7 @@ func fork(argv []string, files []*os.File, attr *syscall.SysProcAttr, g *cgroup)
 				inGroup = true
 				return
 			}
-			if !errors.Is(err, sys.EBUSY) && !errors.Is(err, sys.EACCES) && !errors.Is(err, sys.EINVAL) && !errors.Is(err, sys.ENOSYS) {
+			if !slices.ContainsFunc(noGroup, func(e sys.Errno) bool { return errors.Is(err, e) }) {
 				return
 			}
 			attr.UseCgroupFD = false

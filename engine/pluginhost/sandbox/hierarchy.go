@@ -62,7 +62,7 @@ func ownGroup(mountinfo, cgroups string) (mount, own string, err error) {
 		// 36 35 98:0 ROOT MOUNTPOINT OPTIONS… - TYPE SOURCE OPTIONS
 		head, tail, ok := strings.Cut(lines.Text(), " - ")
 		f := strings.Fields(head)
-		if !ok || len(f) < 5 || !strings.HasPrefix(tail, "cgroup2 ") || strings.Contains(f[4], `\`) {
+		if !ok || len(f) < 5 || !strings.HasPrefix(tail, "cgroup2 ") || strings.Contains(f[4], `\`) || strings.HasPrefix(f[3], "/..") {
 			continue
 		}
 		if rel, err := filepath.Rel(f[3], path); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
@@ -76,11 +76,22 @@ func ownGroup(mountinfo, cgroups string) (mount, own string, err error) {
 // left to the engine (systemd: Delegate=yes), else, for root, at the top.
 func openHierarchy(mount, own string) (*hierarchy, error) {
 	base := own
-	if !delegated(own) {
-		if os.Geteuid() != 0 {
-			return nil, fmt.Errorf("the engine's own group %s was not left to its user; with systemd, set Delegate=yes for its unit", own)
-		}
+	switch {
+	case delegated(own):
+	case delegated(filepath.Dir(own)): // which keeps the engine in a group below (DelegateSubgroup=)
+		base = filepath.Dir(own)
+	case os.Geteuid() != 0:
+		return nil, fmt.Errorf("the engine's own group %s was not left to its user; with systemd, set Delegate=yes for its unit", own)
+	default:
 		base = mount
+	}
+	if base == own {
+		if err := leave(own); err != nil {
+			return nil, err
+		}
+	}
+	if err := empty(base); err != nil {
+		return nil, err
 	}
 	dir := filepath.Join(base, groupsName)
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
@@ -90,16 +101,35 @@ func openHierarchy(mount, own string) (*hierarchy, error) {
 		return nil, fmt.Errorf("%s is no cgroup", dir)
 	}
 	for _, c := range wanted {
-		if handOn(base, c) != nil && base == own && leave(own) == nil {
-			_ = handOn(base, c)
+		if handOn(base, c) == nil {
+			_ = handOn(dir, c)
 		}
-		_ = handOn(dir, c)
 	}
 	have, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
 	if err != nil {
 		return nil, err
 	}
 	return &hierarchy{dir: dir, controllers: strings.Fields(string(have))}, nil
+}
+
+// top says whether a group is the machine's first, for which there are no rules.
+func top(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "cgroup.type"))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// empty says why nothing can be handed on to groups below dir: a controller
+// that is handed on beside processes turns the group and all below into ones
+// that take threads only.
+func empty(dir string) error {
+	if top(dir) {
+		return nil
+	}
+	in, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err == nil && len(in) > 0 {
+		err = fmt.Errorf("there are other processes beside the engine in its group %s; start it in one of its own, with systemd as a service with Delegate=yes", dir)
+	}
+	return err
 }
 
 // delegated says whether a group was left to this engine: systemd marks it, or
@@ -125,9 +155,16 @@ func handOn(dir, controller string) error {
 
 // leave moves the engine to a group of its own below the one it is in.
 func leave(own string) error {
-	leaf := filepath.Join(own, leafName)
-	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
+	if top(own) {
+		return nil
 	}
-	return os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+	leaf := filepath.Join(own, leafName)
+	err := os.Mkdir(leaf, 0o755)
+	if err == nil || errors.Is(err, os.ErrExist) {
+		err = os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("the engine cannot move to a group below its own: %w", err)
+	}
+	return nil
 }

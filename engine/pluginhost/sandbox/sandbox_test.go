@@ -121,13 +121,13 @@ func TestSecretsAreHidden(t *testing.T) {
 	if err := os.Mkdir(hidden, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := w.spec("look", "/tmp", w.state, w.state+"/secret", "/run", "/home", "/root", "/etc/hostname", "/dev")
-	s.Hide = []string{hidden, "/etc/hostname"}
+	s := w.spec("look", "/tmp", w.state, w.state+"/secret", "/run", "/home", "/root", "/bin/sh", "/dev")
+	s.Hide = []string{hidden, "/bin/sh"}
 	top := strings.Split(w.state, "/")[2]
 	// w.state lies in /tmp: what is there is the way to the private directory.
 	said := strings.Split(w.say(s), "\n")
 	want := []string{"/tmp [" + top + "]", w.state + " [private]", w.state + "/secret no such file or directory 0", "/run []", "/home []", "/root []",
-		"/etc/hostname done 0", "/dev [fd full null random shm stderr stdin stdout urandom zero]"}
+		"/bin/sh done 0", "/dev [fd full null random shm stderr stdin stdout urandom zero]"}
 	if !strings.HasPrefix(w.state, "/tmp/") {
 		said, want = said[1:], want[1:]
 	}
