@@ -11,13 +11,15 @@ import (
 	"syscall"
 
 	"blockengine/frontends/nbdkernel"
+	"blockengine/frontends/ublk"
 	"blockengine/frontends/vhostuser"
 	"blockengine/frontends/virtqueue"
 )
 
 // An engine that is built with the tag failpoint kills itself, for tests of
-// recovery: ENGINE_FAILPOINT=STEP:COUNT names a step of virtqueue.Step or
-// vhostuser.Step, and at which passage of it, over all queues of the process.
+// recovery: ENGINE_FAILPOINT=STEP:COUNT names a step of virtqueue.Step,
+// vhostuser.Step, nbdkernel.Step, or behind "ublk-" one of ublk.Step, and at which
+// passage of it, over all queues of the process.
 // Without the variable nothing happens. No other build has any of this.
 func init() {
 	if order := os.Getenv("ENGINE_FAILPOINT"); order != "" {
@@ -50,6 +52,12 @@ func armFailpoint(order string) error {
 	for s := range nbdkernel.Step(nbdkernel.Steps) {
 		if s.String() == name {
 			nbdkernel.Failpoint = dieAt(s, count)
+			return nil
+		}
+	}
+	for s := range ublk.Step(ublk.Steps) {
+		if "ublk-"+s.String() == name {
+			ublk.Failpoint = dieAt(s, count)
 			return nil
 		}
 	}
