@@ -56,6 +56,7 @@ func Channel(dev store.Device, f Files, l ring.Layout, o Options) (*Worker, erro
 	go s.run(dev, opened)
 	if err := <-opened; err != nil {
 		w.free()
+		dropWorker()
 		return nil, fmt.Errorf("open a channel: %w", err)
 	}
 	return w, nil
@@ -104,10 +105,8 @@ func (s *storeServer) serve(tail uint32) {
 	}
 	w.region.SubHead.Store(tail)
 	s.channel.Submit(batch)
-	if len(s.inline) > 0 {
-		s.Post(s.inline)
-		s.inline = s.inline[:0]
-	}
+	s.publish(s.inline, true)
+	s.inline = s.inline[:0]
 }
 
 // request makes a request of what is in the ring.
@@ -127,15 +126,28 @@ func (s *storeServer) request(e *ring.Submission) *block.Request {
 	return r
 }
 
-// Complete implements store.Completer. The completions of a batch are published
-// together.
-func (s *storeServer) Complete(r *block.Request) { s.inline = append(s.inline, r) }
+// together is how many completions of a batch are published in one go. An engine
+// that is looking deals with them while the plugin does the rest of the batch; one
+// that sleeps is woken when all of it is done.
+const together = 16
+
+// Complete implements store.Completer.
+func (s *storeServer) Complete(r *block.Request) {
+	if s.inline = append(s.inline, r); len(s.inline) == together {
+		s.publish(s.inline, false)
+		s.inline = s.inline[:0]
+	}
+}
 
 // Post implements store.Completer.
 func (s *storeServer) Post(batch []*block.Request) {
-	if len(batch) == 0 {
-		return
+	if len(batch) > 0 {
+		s.publish(batch, true)
 	}
+}
+
+// publish puts results into the ring, all at once.
+func (s *storeServer) publish(batch []*block.Request, wake bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range batch {
@@ -145,7 +157,9 @@ func (s *storeServer) Post(batch []*block.Request) {
 	// again.
 	out := s.out.Add(-int32(len(batch)))
 	s.w.region.CompTail.Store(s.tail)
-	s.w.wakeEngine()
+	if wake { // with mu held: without it the region may go
+		s.w.wakeEngine()
+	}
 	if out == 0 && s.idle != nil {
 		close(s.idle)
 		s.idle = nil

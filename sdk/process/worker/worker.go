@@ -69,6 +69,7 @@ func newWorker(f Files, l ring.Layout, o Options) (*Worker, error) {
 		w.free()
 		return nil, err
 	}
+	addWorker()
 	return w, nil
 }
 
@@ -123,6 +124,7 @@ func (w *Worker) Close() {
 		case <-w.ended:
 			every.Stop()
 			w.free()
+			dropWorker()
 			return
 		case <-every.C:
 		}
