@@ -10,7 +10,7 @@ import (
 )
 
 // link is the engine's end of a store region: a guest.Link. All of it belongs to
-// one reactor, but for died and changed.
+// one reactor, but for died.
 type link struct {
 	listener
 	info   block.Info
@@ -163,21 +163,6 @@ func (l *link) copyExtents(slot, n int, length uint64) ([]block.Extent, error) {
 		}
 	}
 	return ext, nil
-}
-
-// changed tells the owner that the disk has become another one. Safe from any
-// goroutine.
-func (l *link) changed(info block.Info) {
-	l.mu.Lock()
-	on := l.on
-	l.mu.Unlock()
-	if on != nil {
-		on.Post(reactor.MailFunc(func() {
-			if !l.over {
-				l.owner.Changed(info)
-			}
-		}))
-	}
 }
 
 // Close implements guest.Link. Without a Start there is no reactor that fenced
