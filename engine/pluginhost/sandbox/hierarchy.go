@@ -75,13 +75,15 @@ func ownGroup(mountinfo, cgroups string) (mount, own string, err error) {
 // openHierarchy makes the group for groups: below the engine's own, if that was
 // left to the engine (systemd: Delegate=yes), else, for root, at the top.
 func openHierarchy(mount, own string) (*hierarchy, error) {
-	base := own
+	base, above := own, filepath.Dir(own)
 	switch {
+	case filepath.Base(own) == leafName && delegated(above): // where an engine before this one went
+		base = above
 	case delegated(own):
-	case delegated(filepath.Dir(own)): // which keeps the engine in a group below (DelegateSubgroup=)
-		base = filepath.Dir(own)
 	case os.Geteuid() != 0:
 		return nil, fmt.Errorf("the engine's own group %s was not left to its user; with systemd, set Delegate=yes for its unit", own)
+	case delegated(above): // systemd's DelegateSubgroup=
+		base = above
 	default:
 		base = mount
 	}

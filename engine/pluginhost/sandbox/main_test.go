@@ -23,6 +23,8 @@ func TestMain(m *testing.M) {
 			os.Exit(attack(os.Args[2:]))
 		case "engine":
 			os.Exit(engine(os.Args[2:]))
+		case "churn":
+			churn(os.Args[2:])
 		case "unit":
 			os.Exit(unit(os.Args[2:]))
 		}
@@ -36,11 +38,30 @@ func unit(args []string) int {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(args[0], "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
 	}
+	if err == nil && os.Getenv("SANDBOX_USER") != "" {
+		err = becomeUser(args[0], os.Getenv("TMPDIR"))
+	}
 	if err == nil {
 		err = syscall.Exec("/proc/self/exe", append([]string{"sandbox.test"}, args[1:]...), os.Environ())
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// becomeUser gives a group and a directory to an ordinary user, and becomes it.
+func becomeUser(group, dir string) error {
+	for _, path := range []string{dir, group, group + "/cgroup.procs", group + "/cgroup.subtree_control", group + "/cgroup.threads"} {
+		if err := os.Chown(path, userFor, userFor); err != nil {
+			return err
+		}
+	}
+	if err := syscall.Setgroups(nil); err != nil {
+		return err
+	}
+	if err := syscall.Setgid(userFor); err != nil {
+		return err
+	}
+	return syscall.Setuid(userFor)
 }
 
 // patience is for what must happen; it is never waited for in full.

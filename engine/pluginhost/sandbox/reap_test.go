@@ -2,7 +2,9 @@ package sandbox
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,6 +87,67 @@ func testEngineKilled(t *testing.T, mode Mode) {
 	}
 	if n := marked("stay\x00" + mark); n != 0 && (mode == Strict || hasCgroup()) {
 		t.Errorf("%d forks live", n)
+	}
+}
+
+// churn is an engine that starts programs, and ends every other, without end.
+// args: the state directory, the private directory, the mode, a name of this
+// file.
+func churn(args []string) {
+	fmt.Println("churning")
+	for i := 0; ; i++ {
+		p, err := Start(Spec{Name: "villain", Path: args[3], Args: []string{args[3], "attack", "stay", "quietly"}, Mode: Mode(args[2]),
+			Private: []string{args[1]}, StateDir: args[0], Self: []string{args[3], Command}})
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		if i%2 == 1 {
+			p.Kill()
+		}
+		if i%4 == 3 {
+			<-p.Done()
+		}
+	}
+}
+
+// TestEngineKilledAnywhere kills engines wherever they are: what they are about
+// to start goes too.
+func TestEngineKilledAnywhere(t *testing.T) {
+	w := newWorld(t)
+	w.start(w.spec("exit", "0")).wait() // skips here if it must
+	name := filepath.Join(t.TempDir(), fmt.Sprintf("churn-%d", os.Getpid()))
+	if err := os.Symlink(w.exe, name); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 20 {
+		mode := []Mode{Strict, Off}[round%2]
+		cmd := exec.Command(name, "churn", w.state, w.priv, string(mode), name)
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := make([]byte, len("churning\n"))
+		if _, err := io.ReadFull(out, line); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(rand.N(30 * time.Millisecond))
+		_ = cmd.Process.Kill()
+		rest, _ := io.ReadAll(out)
+		_ = cmd.Wait()
+		if len(rest) > 0 {
+			t.Fatalf("the engine said %s", rest)
+		}
+		if err := Reap(w.state, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "all goes with the engine", func() bool { return marked(name) == 0 })
+		if left, _ := os.ReadDir(filepath.Join(w.state, recordDir)); len(left) != 0 {
+			t.Fatalf("records stay: %v", left)
+		}
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 )
 
 // TestVM runs this package's tests where all controllers of cgroup v2 are to be
-// had: as the engine of a small machine, with its group at the top, and in one
-// that was left to it, as systemd does it.
+// had: as the engine of a small machine, with its group at the top, and in groups
+// that were left to it, as systemd does it.
 func TestVM(t *testing.T) {
 	vmtest.Require(t)
 	exe := filepath.Join(t.TempDir(), "sandbox.test")
@@ -30,14 +30,18 @@ func TestVM(t *testing.T) {
 		}
 	}
 	run("at the top", `
-		mkdir -p /tmp /home /root /run /var/tmp /sys/fs/cgroup
-		mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+		mkdir -p /tmp /home /root /run /var/tmp
+		chmod 1777 /tmp
 		ip link set lo up || ifconfig lo up
 		export CI=true SANDBOX_GROUPS=1 HOME=/root
 		/sandbox.test -test.v -test.timeout=5m`)
 	run("in a group that was left to it", `
-		mkdir /sys/fs/cgroup/unit
+		mkdir /sys/fs/cgroup/unit /tmp/user
 		echo "+cpu +memory +pids" > /sys/fs/cgroup/cgroup.subtree_control
 		export CI=true SANDBOX_GROUPS=1 HOME=/root
 		exec /sandbox.test unit /sys/fs/cgroup/unit -test.v -test.timeout=5m -test.run 'TestGroup|TestMemory|TestEngineKilled|TestForks'`)
+	run("in one that was left to an ordinary user", `
+		mkdir /sys/fs/cgroup/unit2
+		export CI=true SANDBOX_GROUPS=1 HOME=/tmp/user TMPDIR=/tmp/user SANDBOX_USER=1
+		exec /sandbox.test unit /sys/fs/cgroup/unit2 -test.v -test.timeout=5m -test.run 'TestGroup|TestMemory|TestEngineKilled|TestForks'`)
 }
