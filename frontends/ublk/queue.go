@@ -184,18 +184,14 @@ func (q *queue) begin(tag int) {
 func (q *queue) decode(r *request, tag int, d *ioDesc) block.Status {
 	b := &r.io.Request
 	b.Flags, b.Data, r.io.Again = 0, nil, false
-	b.Offset, b.Length = d.start<<sectorShift, uint64(d.sectors)<<sectorShift
-	if d.start >= 1<<(64-sectorShift) {
-		return block.EINVAL
-	}
 	switch d.opFlags & opMask {
+	case opFlush: // its sector means nothing; Linux 6.12 says -1
+		b.Op, b.Offset, b.Length = block.OpFlush, 0, 0
+		return block.OK
 	case opRead:
 		b.Op = block.OpRead
 	case opWrite:
 		b.Op = block.OpWrite
-	case opFlush:
-		b.Op, b.Offset, b.Length = block.OpFlush, 0, 0
-		return block.OK
 	case opDiscard:
 		b.Op = block.OpDiscard
 	case opWriteZeroes:
@@ -206,6 +202,10 @@ func (q *queue) decode(r *request, tag int, d *ioDesc) block.Status {
 	default:
 		return block.ENOTSUP
 	}
+	if d.start >= 1<<(64-sectorShift) {
+		return block.EINVAL
+	}
+	b.Offset, b.Length = d.start<<sectorShift, uint64(d.sectors)<<sectorShift
 	if b.Op.HasPayload() {
 		if b.Length > uint64(q.maxIO) {
 			return block.EINVAL

@@ -1,0 +1,141 @@
+// Command serve is the smallest engine with a ublk device, for tests in a virtual
+// machine: one volume on a builtin store. SIGTERM leaves the device for the next
+// one, SIGUSR1 removes it. It prints a line that begins with "ready" when the
+// device can be used.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"blockengine/engine/pluginhost/builtin"
+	"blockengine/engine/reactor"
+	"blockengine/engine/volume"
+	"blockengine/frontends/ublk"
+	"blockengine/sdk/store"
+)
+
+var (
+	state    = flag.String("state", "/run/engine", "state directory")
+	name     = flag.String("name", "disk", "export and volume")
+	kind     = flag.String("store", "null", "null, memory or file")
+	path     = flag.String("path", "/run/disk", "of the file")
+	size     = flag.Uint64("size", 1<<30, "bytes; 0: that of the file")
+	queues   = flag.Int("queues", 1, "")
+	depth    = flag.Int("depth", 64, "")
+	maxIO    = flag.Int("max-io", 0, "bytes")
+	id       = flag.Int("id", ublk.AnyID, "device number")
+	recovery = flag.Int("recovery", 0, "0 reissue, 1 fail-io, 2 none")
+	readOnly = flag.Bool("read-only", false, "")
+	spin     = flag.Duration("poll", 20*time.Microsecond, "")
+	reactors = flag.Int("reactors", 2, "")
+	flusher  = flag.Bool("flusher", false, "serve the own host")
+	step     = flag.String("die-at", "", "step at which it kills itself")
+	list     = flag.Bool("list", false, "list devices and end")
+	remove   = flag.Int("delete", -1, "delete a device and end")
+	probe    = flag.Bool("probe", false, "say what there is and end")
+)
+
+func main() {
+	flag.Parse()
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	ctx := context.Background()
+	switch {
+	case *probe:
+		fmt.Printf("%+v\n", ublk.Probe())
+		return nil
+	case *list:
+		all, err := ublk.List(ctx, *state)
+		for _, f := range all {
+			fmt.Printf("%+v\n", f)
+		}
+		return err
+	case *remove >= 0:
+		return ublk.Delete(ctx, *state, *remove)
+	}
+	if *flusher {
+		if err := ublk.ServeOwnHost(); err != nil {
+			return err
+		}
+		if err := ublk.LockMemory(); err != nil {
+			return err
+		}
+	}
+	arm()
+	began := time.Now()
+	var rs []*reactor.Reactor
+	for i := range *reactors {
+		r, err := reactor.New(reactor.Options{Index: i, Spin: *spin})
+		if err != nil {
+			return err
+		}
+		r.Start()
+		rs = append(rs, r)
+	}
+	v, err := open(ctx, rs)
+	if err != nil {
+		return err
+	}
+	d, err := ublk.Open(ctx, ublk.Options{Name: *name, Volume: v, ReadOnly: *readOnly, ID: *id, Queues: *queues, Depth: *depth,
+		MaxIO: *maxIO, Recovery: ublk.Recovery(*recovery), StateDir: *state, Reactors: rs})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("ready %s after %v: %s\n", d.Path(), time.Since(began), short(d.Status()))
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGUSR1)
+	s := <-end
+	fmt.Printf("status %s\n", short(d.Status()))
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if s == syscall.SIGUSR1 {
+		err = d.Close(ctx)
+	} else {
+		err = d.Leave(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return v.Close(ctx)
+}
+
+func open(ctx context.Context, rs []*reactor.Reactor) (*volume.Volume, error) {
+	plugin := map[string]store.Plugin{"null": builtin.Null(), "memory": builtin.Memory(), "file": builtin.File()}[*kind]
+	o := store.Options{Volume: *name, ReadOnly: *readOnly,
+		Strings: map[string]string{"path": *path}, Sizes: map[string]uint64{"size": *size}, Bools: map[string]bool{}}
+	if *size == 0 {
+		delete(o.Sizes, "size")
+	}
+	dev, err := plugin.Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	v := volume.New(volume.Options{Name: *name, Reactors: rs, Log: slog.Default()})
+	return v, v.Attach(volume.Store(dev), dev.Info())
+}
+
+// arm has the process kill itself at a step.
+func arm() {
+	for s := range ublk.Step(ublk.Steps) {
+		if s.String() == *step {
+			ublk.Failpoint = func(now ublk.Step) {
+				if now == s {
+					_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+					select {}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package ublk_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"blockengine/frontends/ublk"
+	"blockengine/internal/vmtest"
+)
+
+// guest boots a machine with the driver and the smallest engine in it.
+func guest(t *testing.T) *vmtest.VM {
+	t.Helper()
+	vmtest.Require(t)
+	serve := filepath.Join(t.TempDir(), "serve")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", serve, "./testdata/serve")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return vmtest.Start(t, vmtest.Options{Limit: time.Minute, Modules: []string{"ublk_drv"}, Files: map[string]string{"/usr/sbin/serve": serve}})
+}
+
+// serve starts the engine in the guest and waits until it is ready.
+func serve(t *testing.T, vm *vmtest.VM, args string) *vmtest.Command {
+	t.Helper()
+	c := vm.Start("exec serve " + args + " 2>&1")
+	for !strings.Contains(c.Output(), "ready ") {
+		select {
+		case <-c.Done():
+			t.Fatalf("serve %s has ended: %s\n%s", args, c.Output(), vm.MustRun("dmesg | tail -40"))
+		default:
+		}
+		vm.MustRun("sleep 0.02")
+	}
+	return c
+}
+
+// end ends an engine by a signal and gives what it said.
+func end(t *testing.T, c *vmtest.Command, s syscall.Signal) string {
+	t.Helper()
+	if err := c.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+	if s == syscall.SIGKILL {
+		c.Wait(t.Context())
+		return c.Output()
+	}
+	return c.Must()
+}
+
+// refused runs an engine that must not come up, and gives what it said.
+func refused(t *testing.T, vm *vmtest.VM, args, want string) {
+	t.Helper()
+	out, status := vm.Run(t.Context(), "exec serve "+args+" 2>&1")
+	if status != 1 || !strings.Contains(out, want) {
+		t.Errorf("serve %s: status %d, it said %s\nwant: %s", args, status, out, want)
+	}
+}
+
+// file makes a disk that outlives its engine, in the guest's memory.
+func file(vm *vmtest.VM, path string, size int) string {
+	vm.MustRun(fmt.Sprintf("rm -f %s; truncate -s %d %s", path, size, path))
+	return fmt.Sprintf("-store file -path %s -size %d", path, size)
+}
+
+const mib = 1 << 20
+
+// TestVMLife is a device's life: made, used, left, taken over, removed.
+func TestVMLife(t *testing.T) {
+	vm := guest(t)
+	t.Log(vm.MustRun("serve -probe; uname -r"))
+	disk := file(vm, "/run/disk", 64*mib)
+	c := serve(t, vm, disk+" -queues 2")
+	vm.MustRun(`cd /sys/block/ublkb0/queue; [ $(cat ../size) = 131072 ]; [ "$(cat write_cache)" = "write back" ]
+		[ $(cat max_hw_sectors_kb) = 256 ]; [ $(cat fua) = 1 ]
+		dd if=/dev/urandom of=/run/a bs=1M count=8 2>/dev/null
+		dd if=/run/a of=/dev/ublkb0 bs=1M oflag=direct conv=fsync
+		dd if=/dev/ublkb0 of=/run/b bs=64k count=128 iflag=direct
+		cmp /run/a /run/b; cmp -n 8388608 /run/a /run/disk`)
+	t.Log(vm.MustRun("serve -list"))
+	refused(t, vm, "-name other -state /run/other -id 0 -store null", "is taken")
+	refused(t, vm, "-name other -state /run/other -recovery 1 -store null", "6.13")
+
+	t.Log(end(t, c, syscall.SIGTERM))
+	vm.MustRun("serve -list | grep -q State:quiesced")
+	reader := vm.Start("dd if=/dev/ublkb0 of=/run/b bs=64k count=128 iflag=direct; cmp /run/a /run/b")
+	vm.MustRun("truncate -s 33554432 /run/disk")
+	refused(t, vm, "-store file -path /run/disk -size 0", "shrunk")
+	vm.MustRun("truncate -s 67108864 /run/disk; truncate -s 67108864 /run/another")
+	refused(t, vm, "-store file -path /run/another -size 67108864", "another disk")
+	c = serve(t, vm, disk+" -queues 2")
+	t.Log(c.Output())
+	reader.Must()
+	end(t, c, syscall.SIGKILL)
+	c = serve(t, vm, disk+" -queues 2")
+	t.Log(c.Output())
+	vm.MustRun("dd if=/dev/ublkb0 of=/run/b bs=64k count=128 iflag=direct; cmp /run/a /run/b")
+	t.Log(end(t, c, syscall.SIGUSR1))
+	vm.MustRun("[ ! -e /dev/ublkb0 ]; [ -z \"$(ls /run/engine/ublk)\" ]")
+	vm.CheckKernelLog()
+}
+
+// TestVMKilledAtEveryStep kills an engine at every step of making a device and of
+// taking one over, and has the next one go on.
+func TestVMKilledAtEveryStep(t *testing.T) {
+	vm := guest(t)
+	disk := file(vm, "/run/disk", 16*mib)
+	for _, queues := range []int{1, 2} {
+		for s := range ublk.StepSubmit {
+			args := fmt.Sprintf("%s -queues %d", disk, queues)
+			if s >= ublk.StepFound { // there is a device to be taken over
+				end(t, serve(t, vm, args), syscall.SIGKILL)
+			}
+			out, status := vm.Run(t.Context(), fmt.Sprintf("exec serve %s -die-at %s 2>&1", args, s))
+			if status != 128+int(syscall.SIGKILL) {
+				t.Fatalf("%s, %d queues: status %d, it said %s", s, queues, status, out)
+			}
+			c := serve(t, vm, args)
+			if got := strings.Count(vm.MustRun("serve -list"), "ID:0"); got != 1 || strings.Count(vm.MustRun("serve -list"), "ID:") != 1 {
+				t.Errorf("%s, %d queues: not one device: %s", s, queues, vm.MustRun("serve -list"))
+			}
+			vm.MustRun("dd if=/dev/urandom of=/dev/ublkb0 bs=64k count=16 oflag=direct conv=fsync; dd if=/dev/ublkb0 of=/run/b bs=1M count=1 iflag=direct; cmp -n 1048576 /run/b /run/disk")
+			end(t, c, syscall.SIGUSR1)
+		}
+	}
+	vm.CheckKernelLog()
+}
