@@ -21,6 +21,7 @@ type instance struct {
 	pending  bool // a Begin has not been answered
 	failed   error
 	late     reactor.Deferred // answers a Begin that comes after the end
+	wait     time.Duration    // for an answer to Call
 	result   uint32           // what the machine's Call gave
 	out      []byte           // the actions, where the process cannot change them
 }
@@ -32,7 +33,7 @@ var (
 
 // newInstance makes the engine's end of r, which is the instance's from now on.
 func newInstance(r *region, c hooks) *instance {
-	i := &instance{}
+	i := &instance{wait: guest.CallWait}
 	words := make([]uint64, len(r.Out)/8) // records start at a multiple of 8
 	i.out = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), len(r.Out))
 	i.listener.init(r, c, i.answers, i.fail, func() uint32 { return i.seen })
@@ -159,7 +160,7 @@ func (i *instance) Call(n int, _ int64) (actions []byte, more bool, err error) {
 		return nil, false, i.failed
 	}
 	i.hand(n)
-	i.await(guest.CallWait)
+	i.await(i.wait)
 	return i.Answer()
 }
 
@@ -174,7 +175,9 @@ func (i *instance) await(d time.Duration) {
 		}
 		left := end - sys.Nanotime()
 		if left <= 0 {
-			i.broken("hang", fmt.Errorf("no answer within %v", d))
+			// The process may only be slow, and serves others. If it does not end
+			// this call it does not release the region either, and is killed then.
+			i.end(&guest.Trap{Cause: "hang", Err: fmt.Errorf("no answer within %v", d)})
 			break
 		}
 		sys.FutexWait(&r.CompTail, i.seen, time.Duration(left))

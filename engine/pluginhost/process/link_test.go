@@ -154,11 +154,20 @@ func TestSlowIsNoHang(t *testing.T) {
 	reg := makeRegion(t, "never")
 	closeWorker := inside(t, "never", reg, 0)
 	r := startReactor(t, 0)
-	o := newOwner(t, r, reg, 20*time.Millisecond)
+	o := newOwner(t, r, reg, patience)
 	rnd := rand.New(rand.NewPCG(5, 6))
 	r.Do(func() { o.askAny(0, rnd); o.l.Push() })
-	time.Sleep(100 * time.Millisecond)
+	for end := time.Now().Add(patience); reg.SubHead.Load() != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the request is not taken")
+		}
+	}
 	r.Do(func() {
+		if !o.l.hang.Running() {
+			t.Error("nobody watches")
+		}
+		r.StopTimer(&o.l.hang)
+		o.l.looksHung() // as if it had fired
 		if len(o.lost) != 0 || o.out() != 1 || o.l.hang.Running() {
 			t.Errorf("lost: %v, %d outstanding, watched: %v", o.lost, o.out(), o.l.hang.Running())
 		}
