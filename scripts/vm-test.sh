@@ -28,3 +28,4 @@ part "guest image" go run ./internal/vmtest/guestimage
 # One package at a time: a guest wants the whole of a small machine.
 part "guests on a peer" go test -v -count=1 -p 1 -timeout 30m -run "${1:-.}" ./internal/vmtest/...
 part "guests on the engine" go test -v -count=1 -timeout 30m -run "${1:-TestVM}" ./internal/e2e
+part "plugins' sandbox" go test -v -count=1 -timeout 10m -run "${1:-TestVM}" ./engine/pluginhost/sandbox

@@ -246,6 +246,9 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("these tests run as an ordinary user already")
 	}
+	if raceEnabled {
+		t.Skip("programs with the race detector take a second to start; these tests run without it")
+	}
 	w := newWorld(t)
 	dir, err := os.MkdirTemp("", "sandbox-user-")
 	if err != nil {
