@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func journalAt(t *testing.T, path string, slots int, l leftBehind) *journal {
+func journalAt(t testing.TB, path string, slots int, l leftBehind) *journal {
 	t.Helper()
 	j, err := newJournal(path, slots, l)
 	if err != nil {
@@ -19,7 +19,7 @@ func journalAt(t *testing.T, path string, slots int, l leftBehind) *journal {
 	return j
 }
 
-func left(t *testing.T, path string) leftBehind {
+func left(t testing.TB, path string) leftBehind {
 	t.Helper()
 	l, err := readJournal(path)
 	if err != nil {
