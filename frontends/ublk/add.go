@@ -131,6 +131,7 @@ func (d *Device) bringUp(ctx context.Context, info *devInfo, want uint64, disk *
 	if err := d.prepare(info); err != nil {
 		return err
 	}
+	d.populate()
 	if err := d.attach(); err != nil {
 		return err
 	}

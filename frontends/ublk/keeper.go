@@ -3,6 +3,7 @@ package ublk
 import (
 	"context"
 
+	"blockengine/engine/sys"
 	"blockengine/engine/volume"
 )
 
@@ -12,6 +13,9 @@ func (d *Device) keep() {
 	poke(d.changed) // it may have grown before
 	d.keeper.Go(func() {
 		said := false
+		if d.recovered { // whoever waits for the device has waited long enough
+			d.populate()
+		}
 		for {
 			select {
 			case <-d.quit:
@@ -25,6 +29,17 @@ func (d *Device) keep() {
 			}
 		}
 	})
+}
+
+// populate has the queues' buffers in memory, so that no request has to wait for
+// the kernel to find some.
+func (d *Device) populate() {
+	for _, q := range d.queues {
+		if err := sys.Populate(q.bufs); err != nil {
+			d.log.Warn("buffers come into memory one by one, when they are used", "device", d.Path(), "queue", q.index, "err", err)
+			return
+		}
+	}
 }
 
 // poke puts a word into a channel that holds one.
