@@ -71,6 +71,9 @@ func (c *conn) Opened(a *protocol.Actions, o *protocol.Opened) {
 	case o.Session == abi.SessionResumed:
 		c.connections = n
 		c.resume(a, o.State)
+		if o.Flags&abi.FlagShadow != 0 {
+			c.imitate(o.State)
+		}
 	default:
 		c.connections = n
 		c.want(a, sizeGreeting)

@@ -20,18 +20,21 @@ import (
 //	32  u16  n, length of the option export
 //	34  u16  m, length of the server's name of the export
 //	36  n bytes, then m bytes
+//	    u64  what its cookies differ by from tags
 //
 // What stands behind that was added by a later version, and may be ignored. A
 // change that may not be ignored takes another format. What a version reads it
 // must go on reading, and should write, so that one can go back to the version
 // before.
 //
-// Cookies are not in it: nothing is outstanding, so each version uses its own.
+// Nothing is outstanding, so each version uses cookies of its own. Only one that
+// runs beside the version that has saved, as its shadow, uses that one's.
 
 const (
 	stateMagic  = "nbd"
 	stateFormat = 1
 	stateFixed  = 36
+	stateMask   = 8
 
 	stateHasContext = 1 << 0
 	stateHasName    = 1 << 1
@@ -65,7 +68,18 @@ func (c *conn) state() []byte {
 	putNative32(b[28:], c.context)
 	putNative16(b[32:], uint16(len(c.export)))
 	putNative16(b[34:], uint16(len(f.name)))
-	return append(append(b, c.export...), f.name...)
+	b = append(append(b, c.export...), f.name...)
+	b = append(b, make([]byte, stateMask)...)
+	putNative64(b[len(b)-stateMask:], c.mask)
+	return b
+}
+
+// imitate has a shadow that was resumed number its requests as the version does
+// that has saved.
+func (c *conn) imitate(state []byte) {
+	if c.phase == phaseReady {
+		c.mask = native64(state[stateFixed+len(c.export)+len(c.facts.name):])
+	}
 }
 
 func putNative16(b []byte, v uint16) { b[0], b[1] = byte(v), byte(v>>8) }
@@ -92,7 +106,7 @@ func (c *conn) resume(a *protocol.Actions, state []byte) {
 
 // restore reads a state, which may be anything. A text says what is wrong.
 func (c *conn) restore(b []byte) string {
-	if len(b) < stateFixed || string(b[:3]) != stateMagic {
+	if len(b) < stateFixed+stateMask || string(b[:3]) != stateMagic {
 		return "what it saved, " + decimal(uint64(len(b))) + " bytes, is no state of this plugin"
 	}
 	if b[3] != stateFormat {
@@ -106,7 +120,7 @@ func (c *conn) restore(b []byte) string {
 		return "its state has the unknown form of replies " + decimal(uint64(b[4]))
 	case bits&^(stateHasContext|stateHasName) != 0 || c.hasContext && c.form == formSimple:
 		return "its state has the features " + decimal(uint64(bits)) + ", which do not fit the form of replies"
-	case n > maxString || m > maxString || len(b) < stateFixed+n+m || m > 0 && bits&stateHasName == 0:
+	case n > maxString || m > maxString || len(b) < stateFixed+n+m+stateMask || m > 0 && bits&stateHasName == 0:
 		return "its state has names of " + decimal(uint64(n)) + " and " + decimal(uint64(m)) +
 			" bytes, which it cannot hold"
 	}

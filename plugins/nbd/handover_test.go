@@ -34,8 +34,9 @@ func TestStateLayout(t *testing.T) {
 	r := newResponder(2)
 	r.answerOpt = goWith(3, 512, 8192, 1<<20)
 	x := connect(t, r, map[string]string{"export": "disk0"})
+	const mask = "ccc60dfda83c2559" // of cookies of version 1.0.0
 	const want = "6e6264" + "01" + "02" + "01" + "0100" + "0000100000000000" + // goWith's export: 1 MiB, flags 1
-		"00020000" + "00200000" + "00001000" + "4d000000" + "0500" + "0000" + "6469736b30"
+		"00020000" + "00200000" + "00001000" + "4d000000" + "0500" + "0000" + "6469736b30" + mask
 	if got := hex.EncodeToString(savedState(t, x)); got != want {
 		t.Errorf("the state is\n%s, want\n%s", got, want)
 	}
@@ -44,7 +45,7 @@ func TestStateLayout(t *testing.T) {
 	r.canonical, r.noSizes = "xy", true
 	x = connect(t, r, nil)
 	const simple = "6e6264" + "01" + "00" + "02" + "6d0d" + "0000800000000000" +
-		"00020000" + "00100000" + "00000002" + "00000000" + "0000" + "0200" + "7879"
+		"00020000" + "00100000" + "00000002" + "00000000" + "0000" + "0200" + "7879" + mask
 	if got := hex.EncodeToString(savedState(t, x)); got != simple {
 		t.Errorf("the state is\n%s, want\n%s", got, simple)
 	}
@@ -137,6 +138,29 @@ func TestHandoverChangesCookies(t *testing.T) {
 		if got, want := cookies[len(cookies)-1], q.Tag()^cookieMask(v); got != want {
 			t.Errorf("%s: the cookie is %#x, want %#x", v, got, want)
 		}
+	}
+}
+
+// A shadow numbers its requests as the version does that has saved.
+func TestShadowKeepsCookies(t *testing.T) {
+	x := connect(t, newResponder(1), nil)
+	state := savedState(t, x)
+	inst := version(t, "2.0.0")
+	opened := abi.Overlay[abi.Opened](inst.Input())
+	*opened = abi.Opened{Header: abi.Header{Kind: abi.EvOpened, Flags: abi.FlagShadow, Size: uint32(128 + abi.Align(len(state)))},
+		Session: abi.SessionResumed, StateLen: uint32(len(state)), StreamPos: x.Pos()}
+	copy(inst.Input()[128:], state)
+	if _, _, err := inst.Call(int(opened.Size), 0); err != nil {
+		t.Fatal(err)
+	}
+	const tag = 5<<32 | 9
+	*abi.Overlay[abi.Request](inst.Input()) = abi.Request{Header: abi.Header{Kind: abi.EvRequest, Size: 40}, Tag: tag, Op: block.OpFlush}
+	b, _, err := inst.Call(40, 0)
+	if err != nil || len(b) < 16+sizeRequest {
+		t.Fatalf("%d bytes of actions, %v", len(b), err)
+	}
+	if got := native64(b[16+8:]); got != tag^cookieMask(Version) {
+		t.Errorf("the cookie is %#x, want version %s's %#x", got, Version, tag^cookieMask(Version))
 	}
 }
 

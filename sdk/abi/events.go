@@ -34,6 +34,15 @@ const (
 	SessionResumed   = 4 // goes on with an older generation's connection; State holds what it saved
 )
 
+// Header.Flags of events.
+const (
+	// FlagShadow (Opened, with SessionResumed): the version that has saved goes
+	// on as well, and what this one does is compared with that and never carried
+	// out. Where numbers that the server gives back depend on the version, it
+	// uses those of the state.
+	FlagShadow = 1 << 0
+)
+
 // Opened tells a plugin of its connection. After the fixed part come, each
 // padded to a multiple of 8: the options, the session data, the state.
 type Opened struct {

@@ -120,6 +120,8 @@
 #define BE_SESSION_SECOND 3u /* beside an older generation's session, to stay or for a trial */
 #define BE_SESSION_RESUMED 4u /* goes on with an older generation's connection; State holds what it saved */
 
+#define BE_FLAG_SHADOW 1u
+
 #define BE_CLOSED_LOCAL 1u /* the engine closed */
 #define BE_CLOSED_EOF 2u /* the server closed */
 #define BE_CLOSED_RESET 3u /* reset or another error of the transport, see Status */
