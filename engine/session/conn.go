@@ -197,7 +197,7 @@ func (cn *conn) dialed(fd int, err error) {
 		cn.lose(loss{text: "options and session data are too long for the plugin's interface", failed: true})
 		return
 	}
-	cn.observe(n)
+	cn.observeLogin(n)
 	cn.call(n, guest.BudgetLogin, thenNothing)
 	cn.send()
 }
@@ -252,6 +252,7 @@ func (cn *conn) goOnline() {
 		}
 	}
 	s.tellTrial(cn.gen, nil)
+	cn.observeOnline()
 	c.r.Defer(&c.submit)
 }
 

@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"blockengine/engine/pluginhost/guest"
+	"blockengine/engine/reactor"
 	"blockengine/sdk/abi"
 )
 
@@ -18,14 +19,19 @@ import (
 
 // Observer is what is to be done with connections that can be observed.
 type Observer struct {
-	// With is the generation whose options the first event carries, which is the
-	// one that would go on. nil: the one that runs.
+	// With is another generation that is to do the same as the one that runs: the
+	// first event carries its options, and says that it is a shadow. nil: what is
+	// seen is the generation that runs.
 	With *Generation
 	// Drain is how long what is outstanding may take to finish; 0: 5 s.
 	Drain time.Duration
 	// Join is told of each connection, on its reactor, and gives what is to see
 	// its events from now on, nil for nothing. An error ends Observe; of a
 	// connection that is made later it is logged. It must not block.
+	//
+	// A connection that is made while it is observed is told of twice: when its
+	// login begins, unless there is a With, whose login would be another one, and
+	// when it is online, from what the plugin has saved then.
 	Join func(ConnOpening) (guest.Tap, error)
 }
 
@@ -64,7 +70,7 @@ type observer struct {
 // any version.
 var ErrNotObserved = errors.New("it cannot be observed")
 
-// Observe joins every connection that is online and those that are made later,
+// Observe joins every connection that is online and those that get so later,
 // until Stop. A request waits meanwhile as for a handover, one connection after
 // the other. On an error nothing is observed.
 func (s *Session) Observe(ctx context.Context, o Observer) (*Observed, error) {
@@ -80,6 +86,9 @@ func (s *Session) Observe(ctx context.Context, o Observer) (*Observed, error) {
 	}
 	defer s.turn.Unlock()
 	ob := &observer{o, s.gen.Load()}
+	if ob.from.store != nil {
+		return nil, fmt.Errorf("%w: it stands on a store, which has no connections", ErrNotObserved)
+	}
 	if o.With != nil {
 		o.With.parity = ob.from.parity // it is the same session
 	}
@@ -134,7 +143,7 @@ func (d *Observed) joinOne(ctx context.Context, c *channel) error {
 	over := false // the reactor's
 	c.r.Do(func() {
 		cn := c.conn
-		if !c.isOnline() || cn.tap != nil { // it is observed from its beginning
+		if !c.isOnline() || c.held&holdObserve != 0 { // it is just being joined
 			over = true
 			result <- nil
 			return
@@ -142,7 +151,10 @@ func (d *Observed) joinOne(ctx context.Context, c *channel) error {
 		c.hold(holdObserve)
 		cn.awaitQuiet(func() {
 			over = true
-			err := d.join(cn)
+			joined, err := d.o.join(cn)
+			if joined {
+				d.Joined++
+			}
 			c.release(holdObserve)
 			result <- err
 		})
@@ -168,32 +180,35 @@ func (d *Observed) joinOne(ctx context.Context, c *channel) error {
 }
 
 // join hands a quiet connection to the observer.
-func (d *Observed) join(cn *conn) error {
+func (o *observer) join(cn *conn) (joined bool, err error) {
 	switch {
-	case cn.ch.conn != cn || cn.state != online || cn.gen != d.o.from:
-		return nil // it was lost meanwhile; the next one is observed from its beginning
+	case cn.ch.conn != cn || cn.state != online || cn.gen != o.from:
+		return false, nil // it was lost meanwhile; the next one is observed
 	case !cn.handover:
-		return fmt.Errorf("%w: the version that runs cannot save its state, so nobody else can follow a connection that is in use", ErrNotObserved)
+		return false, fmt.Errorf("%w: the version that runs cannot save its state, so nobody else can follow a connection that is in use", ErrNotObserved)
 	}
 	state, err := cn.save()
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotObserved, err)
+		return false, fmt.Errorf("%w: %w", ErrNotObserved, err)
+	}
+	g := o.from
+	if o.With != nil {
+		g = o.With
 	}
 	event := words(abi.InSize)
-	n, fits := cn.openedEvent(event, d.o.generation(), opening{kind: abi.SessionResumed, state: state, pos: cn.stream.Pos()})
+	n, fits := cn.openedEvent(event, g, opening{kind: abi.SessionResumed, state: state, pos: cn.stream.Pos()})
 	if !fits {
-		return fmt.Errorf("%w: options, session data and the saved state together are too long for the plugin's interface", ErrNotObserved)
+		return false, fmt.Errorf("%w: options, session data and the saved state together are too long for the plugin's interface", ErrNotObserved)
 	}
-	tap, err := d.o.Join(ConnOpening{Number: cn.number, Reactor: cn.ch.r.Index(), Opened: event[:n], Resumed: true,
+	abi.Overlay[abi.Opened](event).Flags |= abi.FlagShadow
+	tap, err := o.Join(ConnOpening{Number: cn.number, Reactor: cn.ch.r.Index(), Opened: event[:n], Resumed: true,
 		Limits: cn.limitsAction(), Judge: func(actions []byte) error { return cn.judge(&staged{actions: actions}) }})
-	if err != nil {
-		return err
+	if err != nil || tap == nil {
+		return false, err
 	}
-	if tap != nil {
-		cn.tap = tap
-		d.Joined++
-	}
-	return nil
+	cn.untap()
+	cn.tap = tap
+	return true, nil
 }
 
 // words gives n bytes aligned to 8.
@@ -202,38 +217,42 @@ func words(n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), n)
 }
 
-// generation is the one that the first event is made for.
-func (o *observer) generation() *Generation {
-	if o.With != nil {
-		return o.With
-	}
-	return o.from
-}
-
-// observe hands a connection whose plugin is about to get its first event, the n
-// bytes in its input, to whoever observes the session.
-func (cn *conn) observe(n int) {
+// observeLogin hands a connection whose plugin is about to get its first event,
+// the n bytes in its input, to whoever observes the session.
+func (cn *conn) observeLogin(n int) {
 	o := cn.s().observer.Load()
-	if o == nil || cn.side != nil || cn.gen != o.from {
+	if o == nil || o.With != nil || cn.side != nil || cn.gen != o.from {
 		return
 	}
-	own := cn.inst.Input()[:n]
-	event := words(abi.InSize)
-	if n = copy(event, own); o.With != nil {
-		var fits bool
-		if n, fits = cn.openedEvent(event, o.With, opening{kind: cn.kind}); !fits {
-			cn.log.Warn("a connection is not observed: options and session data are too long for the other version")
-			return
-		}
-		was, is := abi.Overlay[abi.Opened](own), abi.Overlay[abi.Opened](event)
-		is.Mono, is.Wall, is.Seed = was.Mono, was.Wall, was.Seed
-	}
-	tap, err := o.Join(ConnOpening{Number: cn.number, Reactor: cn.ch.r.Index(), Opened: event[:n]})
+	event := words(n)
+	copy(event, cn.inst.Input())
+	tap, err := o.Join(ConnOpening{Number: cn.number, Reactor: cn.ch.r.Index(), Opened: event})
 	if err != nil {
 		cn.log.Warn("a connection is not observed", "reason", err)
 		return
 	}
 	cn.tap = tap
+}
+
+// observeOnline hands a connection that has got online, and on which nothing is
+// outstanding yet, to whoever observes the session.
+func (cn *conn) observeOnline() {
+	o, c := cn.s().observer.Load(), cn.ch
+	if o == nil || cn.link != nil || cn.gen != o.from || !cn.handover {
+		return
+	}
+	seen := cn.tap
+	c.hold(holdObserve)
+	c.r.Post(reactor.MailFunc(func() { // the plugin is in the middle of a call
+		cn.awaitQuiet(func() {
+			if cn.s().observer.Load() == o && cn.tap == seen {
+				if _, err := o.join(cn); err != nil {
+					cn.log.Warn("a connection is not observed", "reason", err)
+				}
+			}
+			c.release(holdObserve)
+		})
+	}))
 }
 
 // limitsAction is the action with which the plugin would tell its limits now.
