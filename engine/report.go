@@ -24,6 +24,12 @@ func (e *engine) Status(context.Context) admin.Status {
 	for i, x := range e.exports {
 		a := admin.Export{Name: x.cfg.Name, Volume: x.cfg.Volume, Frontend: string(x.cfg.Frontend),
 			Listen: x.address().String(), ReadOnly: x.cfg.ReadOnly, Up: x.up.Load()}
+		if d, ok := x.device(); ok {
+			a.Device = &d
+		}
+		if broken := x.broken.Load(); broken != nil {
+			a.Reason = *broken
+		}
 		if i < len(snap.Exports) {
 			a.Connections, a.Counts = snap.Exports[i].Connections, countsOf(snap.Exports[i].Stats)
 		}

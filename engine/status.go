@@ -211,6 +211,9 @@ func printTroubles(w io.Writer, s *admin.Status) error {
 			fmt.Fprintf(&b, "volume %s: %d requests failed with %s\n", v.Name, v.Errors[errno], errno)
 		}
 	}
+	for i := range s.Exports {
+		troubleExport(&b, &s.Exports[i])
+	}
 	for i := range s.Plugins {
 		troublePlugin(&b, &s.Plugins[i])
 	}
@@ -219,6 +222,16 @@ func printTroubles(w io.Writer, s *admin.Status) error {
 	}
 	_, err := fmt.Fprintf(w, "\n%s", b.String())
 	return err
+}
+
+// troubleExport says why an export is not up, and what is amiss with its device.
+func troubleExport(b *strings.Builder, x *admin.Export) {
+	if x.Reason != "" {
+		fmt.Fprintf(b, "export %s is not up: %s\n", x.Name, x.Reason)
+	}
+	if d := x.Device; d != nil && d.State != "serving" {
+		fmt.Fprintf(b, "export %s: %s is %s%s\n", x.Name, d.Path, d.State, when(d.Problem != "", ": "+d.Problem))
+	}
 }
 
 // troublePlugin says what is not settled about a plugin.

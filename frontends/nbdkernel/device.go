@@ -246,4 +246,3 @@ func sizeOf(info *block.Info) (uint64, error) {
 }
 
 func blockOf(info *block.Info) uint32 { return max(info.BlockSize, leastBlock) }
-

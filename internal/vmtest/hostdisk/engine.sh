@@ -37,12 +37,10 @@ engine_stop() { kill -TERM "$(cat /run/e.pid)" && engine_gone; }
 
 # await SECONDS COMMAND...: until the command succeeds.
 await() {
-	limit=$(($1 * 20))
+	until_=$(($(date +%s) + $1))
 	shift
-	i=0
 	until "$@"; do
-		i=$((i + 1))
-		[ $i -lt $limit ] || { echo "in vain: $*"; return 1; }
+		[ "$(date +%s)" -lt "$until_" ] || { echo "in vain: $*"; return 1; }
 		sleep 0.05
 	done
 }

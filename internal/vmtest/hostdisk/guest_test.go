@@ -57,6 +57,12 @@ func each(t *testing.T, run func(t *testing.T, g *guest)) {
 	}
 }
 
+// bootFor boots a guest for one kind.
+func bootFor(t *testing.T, i int) *guest {
+	vmtest.Require(t)
+	return boot(t, kinds[i])
+}
+
 // programs are built once for the test process, outside of any test's directory.
 var programs = sync.OnceValues(func() (map[string]string, error) {
 	dir, err := os.MkdirTemp("", "hostdisk")
@@ -108,6 +114,9 @@ type guest struct {
 	t testing.TB
 }
 
+// waitLimit bounds every wait for a guest.
+const waitLimit = 2 * time.Minute
+
 // boot starts a guest that reaches this host as 10.0.2.2. The frontend's module
 // is not loaded yet.
 func boot(t *testing.T, k kind) *guest {
@@ -122,7 +131,7 @@ func boot(t *testing.T, k kind) *guest {
 		all[to] = from
 	}
 	vm := vmtest.Start(t, vmtest.Options{
-		Memory: 1024, Modules: []string{"virtio_net", "xfs"}, Files: all,
+		Memory: 1024, Limit: waitLimit, Modules: []string{"virtio_net", "xfs"}, Files: all,
 		Args: []string{"-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="},
 	})
 	g := &guest{vm, k, t}
