@@ -224,6 +224,9 @@ func KillGroup(leader int) error {
 	return call("kill", "a process group", unix.Kill(-leader, unix.SIGKILL))
 }
 
+// GroupEmpty says whether there is no process in a process group.
+func GroupEmpty(leader int) bool { return unix.Kill(-leader, 0) == unix.ESRCH }
+
 // IsCgroup2 says whether path lies in a cgroup v2 hierarchy.
 func IsCgroup2(path string) bool {
 	var st unix.Statfs_t
@@ -241,4 +244,5 @@ const (
 	ESRCH      = unix.ESRCH
 	ENOEXEC    = unix.ENOEXEC
 	EOPNOTSUPP = unix.EOPNOTSUPP
+	ENODEV     = unix.ENODEV
 )

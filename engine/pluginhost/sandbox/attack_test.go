@@ -33,6 +33,7 @@ var attacks = map[string]func(args []string){
 	"fork":    attackFork,
 	"bomb":    attackBomb,
 	"eat":     attackEat,
+	"map":     attackMap,
 	"spin":    attackSpin,
 	"stay":    attackStay,
 }
@@ -186,6 +187,12 @@ func attackEat([]string) {
 		}
 		eaten = append(eaten, b)
 	}
+}
+
+// attackMap maps a gigabyte and touches nothing.
+func attackMap([]string) {
+	_, err := syscall.Mmap(-1, 0, 1<<30, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	fmt.Println(errno(err))
 }
 
 // attackSpin uses a processor for 100 ms, and stays.

@@ -54,10 +54,10 @@ func (h *hierarchy) make(name string) (*cgroup, error) {
 	}, name)
 	clean = clean[:min(len(clean), 64)]
 	for {
-		dir := filepath.Join(h.dir, fmt.Sprintf("%s-%d-%d", clean, os.Getpid(), groups.Add(1)))
+		dir := filepath.Join(h.dir, fmt.Sprintf("%s-%s-%d-%d", clean, h.space, os.Getpid(), groups.Add(1)))
 		err := os.Mkdir(dir, 0o755)
 		if errors.Is(err, fs.ErrExist) {
-			continue // another pid namespace's engine
+			continue // left by an engine that had this number
 		}
 		if err != nil {
 			return nil, err

@@ -39,7 +39,7 @@ func onForker(f func()) {
 }
 
 // noGroup are the errors of a clone that may come from the group.
-var noGroup = []sys.Errno{sys.EBUSY, sys.EACCES, sys.EINVAL, sys.ENOSYS, sys.EOPNOTSUPP}
+var noGroup = []sys.Errno{sys.EBUSY, sys.EACCES, sys.EINVAL, sys.ENOSYS, sys.EOPNOTSUPP, sys.ENODEV}
 
 // fork starts the shim, in a cgroup if there is one; inGroup says whether the
 // kernel put it there.

@@ -18,6 +18,7 @@ import (
 // hierarchy is where the engine may make cgroups.
 type hierarchy struct {
 	dir         string
+	space       string   // this pid namespace's number
 	controllers []string // that groups below dir have
 }
 
@@ -111,7 +112,28 @@ func openHierarchy(mount, own string) (*hierarchy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &hierarchy{dir: dir, controllers: strings.Fields(string(have))}, nil
+	_, space, err := here()
+	if err != nil {
+		return nil, err
+	}
+	return &hierarchy{dir: dir, space: strings.Trim(space, "pid:[]"), controllers: strings.Fields(string(have))}, nil
+}
+
+// sweep removes groups of engines that died before they could note what is in
+// them: nothing, or a shim that ends without orders. It looks at those of this
+// pid namespace only: of others nobody knows whether their engine lives.
+func (h *hierarchy) sweep() {
+	dirs, _ := filepath.Glob(filepath.Join(h.dir, "*-"+h.space+"-*-*"))
+	for _, dir := range dirs {
+		parts := strings.Split(filepath.Base(dir), "-")
+		pid, err := strconv.Atoi(parts[len(parts)-2])
+		if err != nil {
+			continue
+		}
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
+			_ = removeGroup(dir)
+		}
+	}
 }
 
 // top says whether a group is the machine's first, for which there are no rules.

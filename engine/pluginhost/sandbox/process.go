@@ -19,10 +19,11 @@ type Process struct {
 	memory uint64  // limit in bytes that watch holds, 0: none
 	log    *slog.Logger
 
-	// mu guards gone and record. Numbers of processes are used while it is held
+	// mu guards gone, killed and record. Numbers of processes are used while it is held
 	// and gone is false: after that they may be somebody else's.
 	mu     sync.Mutex
 	gone   bool
+	killed bool   // by the engine
 	record string // path
 
 	oom  atomic.Bool
@@ -58,6 +59,7 @@ func (p *Process) Kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.gone {
+		p.killed = true
 		p.killAll()
 	}
 }
@@ -89,12 +91,31 @@ func (p *Process) reap() {
 			p.exit.Code, p.exit.Signal = 0, ws.Signal()
 		}
 	}
-	p.exit.OOM = p.oom.Load()
+	p.exit.OOM = p.oom.Load() || err == nil && p.endedAtLimit(st)
+	awaitGroup(p.proc.Pid)
 	if left := p.group.remove(); left != "" {
 		p.log.Warn("what a plugin's process forked has not ended", "pid", p.proc.Pid, "cgroup", left)
 	}
 	p.dropRecord()
 	close(p.done)
+}
+
+// awaitGroup waits until the processes of a group that was killed are gone. By
+// now its number may be another group's, which costs a wait and nothing else.
+func awaitGroup(leader int) {
+	deadline := time.Now().Add(emptyTime)
+	for wait := time.Millisecond; !sys.GroupEmpty(leader) && time.Now().Before(deadline); wait *= 2 {
+		time.Sleep(wait)
+	}
+}
+
+// endedAtLimit says whether a process that the watch held ended by itself
+// because the kernel gave it no more memory, before the watch looked.
+func (p *Process) endedAtLimit(st *os.ProcessState) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	use, ok := st.SysUsage().(*syscall.Rusage)
+	return ok && p.memory > 0 && !p.killed && !st.Success() && uint64(use.Maxrss)<<10 > p.memory
 }
 
 // Usage says what it uses. It fails after Done.

@@ -47,6 +47,9 @@ func Reap(stateDir string, log *slog.Logger) error {
 			problems = append(problems, err)
 		}
 	}
+	if home, err := groupHome(); err == nil {
+		home.sweep()
+	}
 	if len(problems) > 0 {
 		return fmt.Errorf("end the plugins of the engine before: %w", errors.Join(problems...))
 	}

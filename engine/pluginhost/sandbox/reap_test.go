@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -148,6 +149,11 @@ func TestEngineKilledAnywhere(t *testing.T) {
 		if left, _ := os.ReadDir(filepath.Join(w.state, recordDir)); len(left) != 0 {
 			t.Fatalf("records stay: %v", left)
 		}
+		if h, err := groupHome(); err == nil {
+			if left, _ := filepath.Glob(fmt.Sprintf("%s/*-%d-*", h.dir, cmd.Process.Pid)); len(left) != 0 {
+				t.Fatalf("groups stay: %v", left)
+			}
+		}
 	}
 }
 
@@ -236,6 +242,12 @@ func TestRecordComesFirst(t *testing.T) {
 	if err != nil || !strings.Contains(string(b), `"name":"villain"`) {
 		t.Errorf("%s, %v", b, err)
 	}
+}
+
+// hasMemoryGroup says whether groups hold memory.
+func hasMemoryGroup() bool {
+	h, err := groupHome()
+	return err == nil && slices.Contains(h.controllers, "memory")
 }
 
 // userFor is a user that nobody is.
