@@ -23,7 +23,7 @@ func besideHealthy(t *testing.T, f func(e *engine)) {
 	e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{
 		{name: "disk", plugin: "memory", options: "size = \"64MiB\""},
 		{name: "healthy", plugin: "memory", options: "size = \"8MiB\""}}})
-	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true})
+	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true, pause: gentle})
 	f(e)
 	before := healthy.ops.Load()
 	nbdtest.WaitFor(t, "the healthy volume to go on", func() bool { return healthy.ops.Load() > before+200 })

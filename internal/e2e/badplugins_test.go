@@ -101,6 +101,7 @@ func TestBadPluginsAreAllTested(t *testing.T) {
 }
 
 func TestBadPlugins(t *testing.T) {
+	t.Parallel()
 	for name, p := range badPlugins {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -144,7 +145,7 @@ func withBadPlugin(t *testing.T, name string, p badPlugin) {
 	e := startEngine(t, config{engine: "reactors = 2", plugins: map[string]string{"bad": module}, volumes: []volume{
 		{name: "bad", plugin: "bad", server: "unix:" + talker(t, p.talks, p.deaf), more: trusting("300ms", "100ms")},
 		{name: "healthy", plugin: "memory", options: "size = \"8MiB\""}}})
-	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true})
+	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true, pause: gentle})
 	if p.online {
 		e.waitUp("bad")
 		useBad(t, e, p)
@@ -229,6 +230,7 @@ func wantSmall(t *testing.T, e *engine) {
 // TestRefusedPlugins: what the engine does not start with, it says before it
 // serves anything, and ends with 2.
 func TestRefusedPlugins(t *testing.T) {
+	t.Parallel()
 	for name, word := range refused {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -31,6 +31,7 @@ func wantStable(t *testing.T, d *nbdtest.Disk, off uint64, want []byte) {
 // TestFlushMakesDurable: what a client wrote and flushed is there after the
 // server has lost power, over whichever reactor it went.
 func TestFlushMakesDurable(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string]uint16{
 		"several connections": nbdtest.DefaultFlags, "one connection": nbdtest.DefaultFlags &^ nbdtest.FlagMultiConn,
 	} {
@@ -62,6 +63,7 @@ func TestFlushMakesDurable(t *testing.T) {
 
 // TestFUAMakesDurable: also where the server does not know FUA.
 func TestFUAMakesDurable(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string]uint16{
 		"server's own": nbdtest.DefaultFlags, "emulated": nbdtest.DefaultFlags &^ nbdtest.FlagSendFUA,
 	} {
@@ -122,6 +124,7 @@ func TestFlushFailsOnce(t *testing.T) {
 
 // TestLostCache: a connection ends with writes that no flush has covered.
 func TestLostCache(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []string{"error", "trust"} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()

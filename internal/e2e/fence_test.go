@@ -41,6 +41,7 @@ func (p *pendingCall) answered() bool {
 // holds write A, its connection ends, B is written over it and read back. A
 // must not come back, whichever way the connection ended.
 func TestHeldWriteNeverComesBack(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		more        string
 		closeAtOnce bool // the server ends the connection itself

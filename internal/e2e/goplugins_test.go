@@ -53,7 +53,7 @@ func TestGoPluginsThatMisbehave(t *testing.T) {
 			options: fmt.Sprintf("fault = %q", f), more: trusting("200ms", "100ms")})
 	}
 	e := startEngine(t, c)
-	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true})
+	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true, pause: gentle})
 	t.Run("faults", func(t *testing.T) {
 		for i, f := range faults {
 			t.Run(f, func(t *testing.T) {

@@ -89,7 +89,7 @@ func TestServersThatLie(t *testing.T) {
 		c.volumes = append(c.volumes, nbdVolume(fmt.Sprintf("liar%d", i), s.Addr(), trusting("1s", "100ms")))
 	}
 	e := startEngine(t, c)
-	healthy := startModel(t, e, "healthy", 2, loadOptions{own: true})
+	healthy := startModel(t, e, "healthy", 2, loadOptions{own: true, pause: gentle})
 	t.Run("lies", func(t *testing.T) {
 		for i, name := range names {
 			t.Run(name, func(t *testing.T) {
@@ -169,6 +169,7 @@ func TestServerStalls(t *testing.T) {
 // TestAnotherDiskStops: a server that comes back with another disk stops the
 // volume, visibly and for good, and no other one.
 func TestAnotherDiskStops(t *testing.T) {
+	t.Parallel()
 	was := nbdtest.Export{Disk: nbdtest.NewDisk(8 << 20), BlockSize: &nbdtest.BlockSize{Min: 512, Preferred: 4096, MaxPayload: 1 << 20}}
 	smaller, blocks, readOnly := was, was, was
 	smaller.Disk = nbdtest.NewDisk(4 << 20)
@@ -221,6 +222,7 @@ func TestDiskGrows(t *testing.T) {
 // TestServersThatLieAtLogin: what no volume can stand on leaves it closed, with
 // a reason; when the server mends its ways the volume comes up.
 func TestServersThatLieAtLogin(t *testing.T) {
+	t.Parallel()
 	disk := nbdtest.NewDisk(1 << 20)
 	for name, o := range map[string]nbdtest.ServerOptions{
 		"oldstyle":         {Negotiation: nbdtest.Negotiation{Oldstyle: true}},

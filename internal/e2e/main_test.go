@@ -11,10 +11,13 @@ package e2e_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -36,6 +39,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	crowd()
 	dir, err := os.MkdirTemp("", "e2e")
 	if err == nil {
 		err = build(dir)
@@ -48,6 +52,17 @@ func TestMain(m *testing.M) {
 	}
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// crowd has more tests run side by side than there are CPUs, unless the command
+// line says how many: most of the time they wait, for a fence, a fault, a server.
+func crowd() {
+	flag.Parse()
+	given := raced // a slow engine does not wait
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
 }
 
 // build makes the engine and the plugins in dir, and has the engine compile the

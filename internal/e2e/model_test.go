@@ -175,6 +175,7 @@ func every(pause, total time.Duration, f func(n int)) {
 // TestModelUnderFaults: a server that cuts, stalls and holds writes longer than
 // their connections live, though never longer than the fence.
 func TestModelUnderFaults(t *testing.T) {
+	t.Parallel()
 	for name, timeout := range map[string]string{"patient": "30s", "impatient": "400ms"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

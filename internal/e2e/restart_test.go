@@ -58,6 +58,7 @@ func underFaults(t *testing.T, uri string, runtime, every time.Duration, fault f
 // on_lost_cache is "trust" because what nbdkit had acknowledged is in the
 // host's page cache, which its death does not touch.
 func TestServerKilledUnderLoad(t *testing.T) {
+	t.Parallel()
 	image := nbdtest.Image(t, diskSize, nil)
 	server := nbdtest.StartNbdkit(t, "file", image)
 	e := startEngine(t, config{volumes: []volume{nbdVolume("disk", server.Addr(), trusting("30s", "0s"))}})
@@ -85,6 +86,7 @@ func TestServerKilledUnderLoad(t *testing.T) {
 // connection, so its cache is trusted. (nbdkit 1.32 is not used here: it aborts
 // on an assertion when a connection ends while its threads reply.)
 func TestConnectionsCutUnderLoad(t *testing.T) {
+	t.Parallel()
 	image := nbdtest.Image(t, diskSize, nil)
 	server := nbdtest.StartQSD(t, image)
 	proxy := nbdtest.StartProxy(t, "unix", server.Network(), server.Addr())
@@ -110,6 +112,7 @@ func TestConnectionsCutUnderLoad(t *testing.T) {
 // TestServerAwayAtStart: an engine starts without its storage server, says so,
 // and serves when it comes.
 func TestServerAwayAtStart(t *testing.T) {
+	t.Parallel()
 	s := nbdtest.StartServer(t, nbdtest.ServerOptions{})
 	s.StopListening()
 	e := startEngine(t, config{volumes: []volume{
@@ -136,6 +139,7 @@ func TestServerAwayAtStart(t *testing.T) {
 // TestOneClientOnly: a server that takes one connection at a time, whatever it
 // says, and hangs or drops all others.
 func TestOneClientOnly(t *testing.T) {
+	t.Parallel()
 	for name, neg := range map[string]nbdtest.Negotiation{
 		"hangs": {MaxClients: 1}, "drops": {MaxClients: 1, CloseExcess: true},
 	} {
@@ -175,6 +179,7 @@ func TestOneClientOnly(t *testing.T) {
 // connection only, as nbdkit's limit filter makes one. The volume has a healthy
 // connection, so every client must be served.
 func TestMultiConnThatIsNot(t *testing.T) {
+	t.Parallel()
 	s := nbdtest.StartServer(t, nbdtest.ServerOptions{Negotiation: nbdtest.Negotiation{MaxClients: 1, CloseExcess: true}})
 	e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{nbdVolume("disk", s.Addr(), trusting("3s", "1s"))}})
 	for i := range uint64(4) {

@@ -48,6 +48,7 @@ func TestUpgradeBeforeTheFirstLogin(t *testing.T) {
 // TestUpgradeMends: the version that the file names traps at every login. A good
 // one is what helps.
 func TestUpgradeMends(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []string{"trap-login", "fail-login", "hang-login"} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()

@@ -18,6 +18,7 @@ import (
 // flush that succeeds means that what its client had written is stable; all else
 // has to be told by a flush that fails, whichever version runs by then.
 func TestFlushUnderUpgradesAndCrashes(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string]uint16{"several connections": nbdtest.DefaultFlags, "one connection": single} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -30,6 +30,7 @@ func cutovers() map[string]cutover {
 // TestUpgradeKeepsWhatWasFlushed: writes go through the old version, the flush
 // through the new one, and then the server dies with all that was not flushed.
 func TestUpgradeKeepsWhatWasFlushed(t *testing.T) {
+	t.Parallel()
 	for name, c := range cutovers() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -87,6 +88,7 @@ func TestUpgradeCarriesWhatIsUnflushed(t *testing.T) {
 // as soon as the new version serves. What had been acknowledged before it is
 // there after a crash, whichever version carried it.
 func TestUpgradeAmongWrites(t *testing.T) {
+	t.Parallel()
 	for name, c := range cutovers() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -195,6 +197,7 @@ func (w *writers) wantStable(d *nbdtest.Disk, acknowledged []uint64) {
 // TestInternalFlushFails: the flush with which a version takes leave fails. It
 // is the clients who are told so, each of them once.
 func TestInternalFlushFails(t *testing.T) {
+	t.Parallel()
 	for name, c := range cutovers() {
 		if c.method == "handover" {
 			continue // it needs no flush

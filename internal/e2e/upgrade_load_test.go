@@ -48,6 +48,7 @@ func strictServers(t *testing.T) []strictServer {
 // alternate under fio, on every kind of server and by every method that it
 // bears, and fio sees no error and no mismatch.
 func TestUpgradeUnderLoad(t *testing.T) {
+	t.Parallel()
 	for _, s := range strictServers(t) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()

@@ -15,6 +15,7 @@ import (
 // holds writes, and restarts of the engine, mixed at random, two at a time. No
 // request of a patient client fails, and the history of every block makes sense.
 func TestModelUnderUpgrades(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string]uint16{"several connections": nbdtest.DefaultFlags, "one connection": single} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -154,6 +154,7 @@ func TestUpgradeRefusedByTrial(t *testing.T) {
 // TestUpgradeFallsBackOnAnotherMethod: a version that cannot resume what the old
 // one has left is no bad version; it logs in.
 func TestUpgradeFallsBackOnAnotherMethod(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		flags  uint16
 		neg    nbdtest.Negotiation
@@ -179,6 +180,7 @@ func TestUpgradeFallsBackOnAnotherMethod(t *testing.T) {
 // only when the old one has left. One that cannot log in costs a pause, and the
 // old version comes back.
 func TestUpgradeRefusedByLogin(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ fault, method string }{
 		{"fail-login", "handover"}, {"fail-login", "serial"}, {"fail-login", ""},
 		{"lie-size", "handover"}, {"lie-size", "serial"}, {"hang-login", "handover"},
@@ -219,6 +221,7 @@ func TestUpgradeRefusedByHangingLogin(t *testing.T) {
 // TestUpgradeRefusedByDrain: what is outstanding does not come to its end in
 // time. Nothing is cut: when the server goes on every request is answered.
 func TestUpgradeRefusedByDrain(t *testing.T) {
+	t.Parallel()
 	for name, c := range cutovers() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -45,6 +45,7 @@ func (i *interruption) begin(t *testing.T, e *engine, s *nbdtest.Server) *order 
 // TestTerminateDuringUpgrade: SIGTERM ends an engine in any phase as it does at
 // any other time: with 0, everything answered and flushed.
 func TestTerminateDuringUpgrade(t *testing.T) {
+	t.Parallel()
 	for name, i := range interruptions {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -85,6 +86,7 @@ func (e *engine) comesBack(s *nbdtest.Server) {
 // TestKillDuringUpgrade: the same with SIGKILL. Clients send again what was not
 // answered, and nothing stands in the way of the next upgrade.
 func TestKillDuringUpgrade(t *testing.T) {
+	t.Parallel()
 	for name, i := range interruptions {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -24,6 +24,7 @@ const (
 // that has said before its time that A is done could not be mended by the one
 // after it, which finds nothing in flight.
 func TestVhostHeldWrite(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		closeAtOnce bool // the server ends the connection of the held write
 		deaths      int

@@ -28,6 +28,7 @@ func historyLoad(t *testing.T, e *engine, p *vhosttest.Personality) (*vhostLoad,
 // started again, and the history of what the machine has read and written is that
 // of a disk.
 func TestVhostRandomKills(t *testing.T) {
+	t.Parallel()
 	rounds, kills := 2, 25
 	if long {
 		rounds = 40
@@ -61,6 +62,7 @@ func TestVhostRandomKills(t *testing.T) {
 // the plugin is swapped and the engine is killed, mixed at random, and the
 // machine has no error and reads what a disk would give.
 func TestVhostEverythingAtOnce(t *testing.T) {
+	t.Parallel()
 	for name, make := range map[string]func(t *testing.T) mixed{
 		"connections": scriptedMix, "nbdkit": nbdkitMix, "nbdkit one by one": nbdkitOneByOne} {
 		t.Run(name, func(t *testing.T) {
@@ -239,6 +241,7 @@ func TestVhostServerAway(t *testing.T) {
 // next engine where to go on, which says all if there is one request at a time,
 // or if nothing is outstanding, as after SIGTERM.
 func TestVhostWithoutInflight(t *testing.T) {
+	t.Parallel()
 	for _, p := range []*vhosttest.Personality{vhosttest.Crosvm(), vhosttest.Firecracker()} {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()

@@ -12,6 +12,7 @@ import (
 // another version of the plugin, and the machine has no error and loses no write.
 // How long it waits after it has redialled is told, not judged.
 func TestVhostRestart(t *testing.T) {
+	t.Parallel()
 	for _, p := range recovering() {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()

@@ -52,6 +52,7 @@ func recovering() []*vhosttest.Personality {
 // last, and the server gets requests in the order of their submission, those
 // first that were in flight.
 func TestVhostKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	binary, err := failpointEngine()
 	must(t, err)
 	for _, c := range stepRuns() {
@@ -192,6 +193,7 @@ func firstStart(t *testing.T, e *engine, s *nbdtest.Server, p *vhosttest.Persona
 // to the server again in the order of their submission, before those that were
 // made meanwhile, and each is finished once.
 func TestVhostResubmissionOrder(t *testing.T) {
+	t.Parallel()
 	for _, p := range recovering() {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
