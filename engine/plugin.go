@@ -14,13 +14,14 @@ import (
 
 	"blockengine/engine/admin"
 	"blockengine/engine/config"
+	"blockengine/engine/pluginhost"
 	"blockengine/engine/pluginhost/wasm"
 )
 
 func pluginCommand() *cobra.Command {
 	return group("plugin", "Show plugins, and replace them while they are in use",
 		pluginListCommand(), pluginInspectCommand(), pluginUpgradeCommand(), pluginRollbackCommand(),
-		pluginTestCommand())
+		pluginNewCommand(), pluginTestCommand())
 }
 
 func pluginListCommand() *cobra.Command {
@@ -122,6 +123,13 @@ func pluginInspectCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{Use: "inspect FILE", Short: "Show a plugin file's manifest, hash, imports, and whether it would be loaded",
 		Args: oneArg("FILE"), RunE: does(func(cmd *cobra.Command, args []string) error {
+			runtime, err := pluginhost.RuntimeOf(args[0])
+			if err != nil {
+				return err
+			}
+			if runtime == config.RuntimeProcess {
+				return inspectProgram(cmd, args[0], asJSON)
+			}
 			r, err := wasm.InspectFile(args[0])
 			if err != nil {
 				return err

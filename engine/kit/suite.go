@@ -77,6 +77,12 @@ func (m *Misuse) Unwrap() error { return m.Err }
 // caseLimit is how long a part of the suite may take.
 const caseLimit = 3 * time.Minute
 
+// serverWait is how long a server may say nothing while the plugin waits for it.
+const serverWait = 5 * time.Second
+
+// firstLogin is the case without which there is no use in those after it.
+const firstLogin = "login/whole"
+
 // noServer is why the suite skips what needs one.
 const noServer = "needs a server"
 
@@ -136,11 +142,20 @@ func (r *run) protocol() error {
 		defer srv.stop()
 		h.Dial = dialer(srv)
 	}
+	noLogin := false
 	for _, c := range sdktest.Cases() {
 		if r.ctx.Err() != nil {
 			return r.ctx.Err()
 		}
-		r.runner(c.Manual, r.add).Run(c.Name, func(t *sdktest.Runner) { c.Run(t, &h) })
+		if noLogin && !c.Offline {
+			r.add(Result{Name: c.Name, Outcome: Skipped, Reason: "there is no login"})
+			continue
+		}
+		ok := r.runner(c.Manual, r.add).Run(c.Name, func(t *sdktest.Runner) { c.Run(t, &h) })
+		noLogin = noLogin || c.Name == firstLogin && !ok
+	}
+	if noLogin { // what a server would say after it has no use
+		h.Dial = nil
 	}
 	return r.fuzz(&h)
 }
@@ -170,7 +185,7 @@ func dialer(srv *server) func(sdktest.TB) sdktest.Server {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return sdktest.Over(c)
+		return sdktest.Within(c, serverWait)
 	}
 }
 

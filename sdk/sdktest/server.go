@@ -70,14 +70,18 @@ func (s *answers) Close() { s.closed = true }
 const recvWait = 10 * time.Second
 
 // Over makes a Server of a network connection to a real one.
-func Over(c net.Conn) Server {
-	s := &over{conn: c, news: make(chan struct{}, 1)}
+func Over(c net.Conn) Server { return Within(c, recvWait) }
+
+// Within is Over with a bound of the caller's on how long a Recv waits.
+func Within(c net.Conn, wait time.Duration) Server {
+	s := &over{conn: c, wait: wait, news: make(chan struct{}, 1)}
 	go s.read()
 	return s
 }
 
 type over struct {
 	conn net.Conn
+	wait time.Duration
 	news chan struct{} // holds one token when there is something new
 
 	mu  sync.Mutex // guards what follows
@@ -111,7 +115,7 @@ func (s *over) Send(b []byte) {
 }
 
 func (s *over) Recv(wait bool) ([]byte, error) {
-	deadline := time.NewTimer(recvWait)
+	deadline := time.NewTimer(s.wait)
 	defer deadline.Stop()
 	for {
 		s.mu.Lock()
@@ -127,7 +131,7 @@ func (s *over) Recv(wait bool) ([]byte, error) {
 		select {
 		case <-s.news:
 		case <-deadline.C:
-			return nil, errors.New("the server said nothing for " + recvWait.String())
+			return nil, errors.New("the server said nothing for " + s.wait.String())
 		}
 	}
 }
