@@ -178,6 +178,7 @@ type Generation struct {
 	Since      time.Time `json:"since"`
 	Until      time.Time `json:"until,omitzero"` // absent while it runs
 	Ended      string    `json:"ended,omitempty"`
+	Shadow     string    `json:"shadow,omitempty"` // what it showed beside the version before, if it was run so
 }
 
 // Upgrades count what has become of a plugin's upgrades since the engine's

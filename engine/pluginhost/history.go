@@ -25,6 +25,9 @@ type Record struct {
 	Since      time.Time `json:"since"`
 	Until      time.Time `json:"until,omitzero"`  // zero while it runs
 	Ended      string    `json:"ended,omitempty"` // why; "" while it runs
+	// Shadow says what it showed as the shadow of the version before, if it was
+	// run so.
+	Shadow string `json:"shadow,omitempty"`
 }
 
 // Bounds of a history's file.

@@ -40,9 +40,14 @@ type operation struct {
 	methods []session.Method
 	drain   time.Duration
 	watched time.Duration
-	seats   []*seat
-	to      *Plugin       // nil until it is loaded
-	pause   time.Duration // the longest so far
+	based   time.Time // from when on the old generation is looked at, to compare
+	// shadowed is how long the new version is to run beside the old one; figures
+	// is what came of that.
+	shadowed time.Duration
+	figures  *ShadowFigures
+	seats    []*seat
+	to       *Plugin       // nil until it is loaded
+	pause    time.Duration // the longest so far
 
 	chosen []string // volumes that the operator named; not changed
 

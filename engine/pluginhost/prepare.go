@@ -260,7 +260,7 @@ func (op *operation) baseline() error {
 	if op.watched == 0 || len(op.seats) == 0 {
 		return nil
 	}
-	rest := time.NewTimer(time.Until(op.since.Add(baselineTime)))
+	rest := time.NewTimer(time.Until(op.based.Add(baselineTime)))
 	defer rest.Stop()
 	select {
 	case <-rest.C:

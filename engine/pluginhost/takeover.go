@@ -30,6 +30,7 @@ func (op *operation) tryUpgrade(r UpgradeRequest) error {
 	if op.watched = r.Watch; r.Watch < 0 {
 		op.watched = op.line.section.Watch
 	}
+	op.shadowed, op.based = r.Shadow, op.since
 	if err := op.begin(r.Method, r.Drain); err != nil {
 		return err
 	}
@@ -45,7 +46,7 @@ func (op *operation) tryUpgrade(r UpgradeRequest) error {
 	if len(op.seats) == 0 && (all > 0 || op.line.serving() == op.to) {
 		return op.already(r)
 	}
-	for _, step := range []func() error{op.verify, op.baseline, op.takeOver, op.watch} {
+	for _, step := range []func() error{op.verify, op.shadow, op.baseline, op.takeOver, op.watch} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -108,6 +109,7 @@ func (op *operation) takeOver() error {
 		}
 	}
 	op.line.note("replaced by " + describe(op.to))
+	op.noteShadow()
 	return nil
 }
 

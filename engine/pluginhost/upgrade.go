@@ -16,6 +16,7 @@ type UpgradeRequest struct {
 	Drain   time.Duration // how long requests that are outstanding may take to finish; 0: DefaultDrain
 	Watch   time.Duration // how long the new version is watched; negative: as the configuration says
 	Save    bool          // so that a restart keeps it
+	Shadow  time.Duration // how long it runs beside the version that runs, compared and not carried out; 0: not at all
 }
 
 // RollbackRequest is an operator's order to go back to the generation before.
@@ -39,6 +40,7 @@ type Phase string
 const (
 	PhaseLoad     Phase = "load"     // read, check and compile the file
 	PhaseVerify   Phase = "verify"   // options, and a login beside the old version where that is possible
+	PhaseShadow   Phase = "shadow"   // it runs beside the old version, on the same events
 	PhaseTakeover Phase = "takeover" // volume by volume
 	PhaseWatch    Phase = "watch"    // the new version serves and is compared with the old one
 	PhaseRollback Phase = "rollback" // back to the generation before
@@ -59,10 +61,11 @@ type Event struct {
 	Time   time.Time
 	Phase  Phase
 	Plugin string
-	Volume string        // "" if it is of all
-	Method string        // with which a volume was taken over, or ""
-	Pause  time.Duration // the longest that a request of the volume had to wait for that
-	Text   string        // for people
+	Volume string         // "" if it is of all
+	Method string         // with which a volume was taken over, or ""
+	Pause  time.Duration  // the longest that a request of the volume had to wait for that
+	Shadow *ShadowFigures // of a volume, at the end of PhaseShadow; else nil
+	Text   string         // for people
 }
 
 // LineStatus is what is known of a plugin and its generations.

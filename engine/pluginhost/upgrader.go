@@ -29,6 +29,8 @@ type Upgrader struct {
 	// copies only; Registry.mu and Disk.mu are taken under it.
 	mu     sync.Mutex
 	closed bool
+
+	recordings sync.WaitGroup // under way; added to under mu
 }
 
 // UpgraderOptions say what an Upgrader works on.
@@ -228,6 +230,7 @@ func (u *Upgrader) Close(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+	u.recordings.Wait() // life has ended them
 	for _, l := range u.lines {
 		l.history.close(time.Now())
 	}

@@ -34,7 +34,7 @@ func TestStateLayout(t *testing.T) {
 	r := newResponder(2)
 	r.answerOpt = goWith(3, 512, 8192, 1<<20)
 	x := connect(t, r, map[string]string{"export": "disk0"})
-	const mask = "ccc60dfda83c2559" // of cookies of version 1.0.0
+	const mask = "ccc60dfda83c2559"                                            // of cookies of version 1.0.0
 	const want = "6e6264" + "01" + "02" + "01" + "0100" + "0000100000000000" + // goWith's export: 1 MiB, flags 1
 		"00020000" + "00200000" + "00001000" + "4d000000" + "0500" + "0000" + "6469736b30" + mask
 	if got := hex.EncodeToString(savedState(t, x)); got != want {

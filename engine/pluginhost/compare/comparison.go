@@ -60,6 +60,7 @@ type Comparison struct {
 	oldOnly  int      // that only the old version has ended
 	tolerate map[Class]bool
 	notes    []*Difference // of tolerated classes, the first of each
+	stray    uint64        // that a version has named last and does not hold
 	resumed  bool          // timers that were set before are not known
 }
 
@@ -194,6 +195,7 @@ func (s *side) send(t token, b []byte) {
 func (c *Comparison) of(who Side, tag uint64) (*entry, *outcome) {
 	e := c.requests.find(tag)
 	if e == nil || !e.sides[who].held || e.sides[who].done {
+		c.stray = tag
 		return nil, nil
 	}
 	return e, &e.sides[who]

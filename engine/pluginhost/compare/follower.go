@@ -318,6 +318,8 @@ func (f *Follower) blame(class Class, what, how string) error {
 	if r := abi.Overlay[abi.Request](f.last[:f.n]); r != nil && r.Kind == abi.EvRequest {
 		d.Request = Request{Tag: r.Tag, Op: r.Op, Mods: r.Mods, Offset: r.Offset, Length: r.Length}
 		d.Of = max(1, f.n/int(r.Size))
+	} else if e := f.c.requests.find(f.c.stray); how == strange && e != nil {
+		d.Request, d.Of = e.Request, 1
 	}
 	return d
 }
