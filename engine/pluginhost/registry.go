@@ -268,7 +268,7 @@ func (r *Registry) Plugins() []*Plugin {
 // load loads another version of a plugin beside what runs, from p's file, in the
 // runtime that the file is for. The registry owns it until unload.
 func (r *Registry) load(ctx context.Context, p config.Plugin) (*Plugin, error) {
-	runtime, err := runtimeOf(p.Path)
+	runtime, err := RuntimeOf(p.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -288,9 +288,9 @@ func (r *Registry) load(ctx context.Context, p config.Plugin) (*Plugin, error) {
 	return loaded, nil
 }
 
-// runtimeOf tells a program for a process from a module. What is neither is the
+// RuntimeOf tells a program for a process from a module. What is neither is the
 // module's loader's to refuse.
-func runtimeOf(path string) (config.Runtime, error) {
+func RuntimeOf(path string) (config.Runtime, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", fmt.Errorf("read plugin: %w", err)
