@@ -66,10 +66,10 @@ func (s *Source) Ready(uint32) {
 
 // look reaps what there is; it is the reactor's.
 func (s *Source) look() bool {
-	if s.Ring == nil || !s.HasWork() {
+	if s.Ring == nil || !s.HasWork() && s.Pending() == 0 {
 		return false
 	}
-	if !s.Ring.Ready() {
+	if !s.Ring.Ready() { // work for the kernel to do, or what it has not taken
 		if err := s.Submit(); err != nil {
 			s.trouble(err)
 			return true
@@ -95,7 +95,7 @@ func (s *Source) arm() (more bool) {
 		return false
 	}
 	s.Notify(true)
-	if s.HasWork() {
+	if s.HasWork() || s.Pending() > 0 {
 		s.Notify(false)
 		return true
 	}

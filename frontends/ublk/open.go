@@ -229,4 +229,7 @@ func (d *Device) cut() {
 		d.char = -1
 	}
 	d.queues = nil
+	if d.journal != nil {
+		d.journal.close()
+	}
 }

@@ -132,3 +132,41 @@ func TestVMKilledAtEveryStep(t *testing.T) {
 	}
 	vm.CheckKernelLog()
 }
+
+// TestVMKilledUnderLoad kills the engine again and again while fio verifies what it
+// writes, in several queues.
+func TestVMKilledUnderLoad(t *testing.T) {
+	vm := guest(t)
+	args := file(vm, "/run/disk", 32*mib) + " -queues 2"
+	c := serve(t, vm, args)
+	load := vm.Start(`fio --name=v --filename=/dev/ublkb0 --direct=1 --ioengine=io_uring --iodepth=32 --numjobs=2 --size=16m --offset_increment=16m \
+		--rw=randwrite --bsrange=4k-64k --verify=crc32c --verify_backlog=64 --time_based --runtime=25 --group_reporting 2>&1`)
+	kills, pauses := 0, []string{}
+	for {
+		select {
+		case <-load.Done():
+		default:
+			vm.MustRun("sleep 0.3")
+			end(t, c, syscall.SIGKILL)
+			c = serve(t, vm, args)
+			kills++
+			pauses = append(pauses, took(c.Output()))
+			continue
+		}
+		break
+	}
+	out := load.Must()
+	if strings.Contains(out, "err=") && !strings.Contains(out, "err= 0") {
+		t.Error(out)
+	}
+	t.Logf("%d kills, taken over in %v\n%s", kills, pauses, vm.MustRun("serve -list"))
+	t.Log(end(t, c, syscall.SIGUSR1))
+	vm.CheckKernelLog()
+}
+
+// took gives how long the engine says that taking over took.
+func took(said string) string {
+	_, after, _ := strings.Cut(said, "took=")
+	text, _, _ := strings.Cut(after, "\n")
+	return text
+}
