@@ -29,9 +29,7 @@ type kind struct {
 
 var kinds = []kind{
 	{"ublk", "ublk_drv", "ublkb", "queues = 2\n", "ublk"},
-	// The kernel looks at requests of a connection that is gone when their time
-	// is over, so that is short. Local volumes answer at once.
-	{"nbd-kernel", "nbd", "nbd", "connections = 2\nrequest_timeout = \"2s\"\n", "nbd-kernel"},
+	{"nbd-kernel", "nbd", "nbd", "connections = 2\n", "nbd-kernel"},
 }
 
 // expected are what the kernel says of what tests do: the drivers' messages about
@@ -121,14 +119,22 @@ const waitLimit = 2 * time.Minute
 // is not loaded yet.
 func boot(t *testing.T, k kind) *guest {
 	t.Helper()
+	return bootWith(t, k, nil)
+}
+
+// bootWith is boot with more files of this host.
+func bootWith(t *testing.T, k kind, more map[string]string) *guest {
+	t.Helper()
 	used = true
 	files, err := programs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := map[string]string{"/lib/engine.sh": "engine.sh"}
-	for to, from := range files {
-		all[to] = from
+	for _, list := range []map[string]string{files, more} {
+		for to, from := range list {
+			all[to] = from
+		}
 	}
 	vm := vmtest.Start(t, vmtest.Options{
 		Memory: 1024, Limit: waitLimit, Modules: []string{"virtio_net", "xfs"}, Files: all,
@@ -175,11 +181,12 @@ type volume struct {
 	server                      string // address of its path
 	device                      int    // -1: the kernel's choice
 	export                      string // more lines of [[export]]
+	local                       bool   // it answers at once
 }
 
 // file is a volume in a file of the guest's memory, as device n.
 func file(name string, mib, n int) volume {
-	return volume{name: name, plugin: "file", options: fmt.Sprintf("path = \"/tmp/%s.img\"\nsize = \"%dMiB\"\n", name, mib),
+	return volume{name: name, plugin: "file", local: true, options: fmt.Sprintf("path = \"/tmp/%s.img\"\nsize = \"%dMiB\"\n", name, mib),
 		more: "timeout = \"1s\"\nfence = \"0s\"\n", device: n}
 }
 
@@ -194,6 +201,11 @@ func (g *guest) configure(plugins string, volumes ...volume) {
 			fmt.Fprintf(&b, "[[volume.path]]\naddress = %q\n", v.server)
 		}
 		fmt.Fprintf(&b, "[[export]]\nname = %q\nvolume = %q\nfrontend = %q\n%s%s", v.name, v.name, g.frontend, g.keys, v.export)
+		if v.local && g.frontend == "nbd-kernel" {
+			// The kernel looks at requests of a connection that is gone when their
+			// time is over.
+			b.WriteString("request_timeout = \"2s\"\n")
+		}
 		if v.device >= 0 {
 			fmt.Fprintf(&b, "device = %d\n", v.device)
 		}
