@@ -224,3 +224,26 @@ func (s *fuzzScript) step(j *judge, reg *region) {
 		j.l.polled.Arm()
 	}
 }
+
+// What a process has finished before it died has been finished.
+func TestLastWordsOfTheDead(t *testing.T) {
+	r := startReactor(t, 0)
+	reg := makeRegion(t, "store")
+	j := newJudge(t, reg)
+	r.Do(func() {
+		if err := j.l.Start(r, j); err != nil {
+			t.Error(err)
+			return
+		}
+		j.ask(0, block.OpWrite, 4096)
+		j.ask(1, block.OpWrite, 4096)
+		j.l.Push()
+		complete(reg, ring.Completion{Slot: 0})
+		j.l.died(errKilled)
+		j.l.deliverDeath()
+		if _, out := j.out[1]; !out || len(j.out) != 1 || len(j.lost) != 1 || len(j.broke) != 0 {
+			t.Errorf("outstanding: %v, lost: %v, broke: %v", j.out, j.lost, j.broke)
+		}
+		j.l.Close(func(bool) {})
+	})
+}
