@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"blockengine/engine/admin"
+	"blockengine/internal/nbdload"
 	"blockengine/internal/nbdtest"
 )
 
@@ -274,4 +275,33 @@ func TestEngineKilledWithProcesses(t *testing.T) {
 		e.waitUp("disk")
 		mustRead(t, e.dial("disk", nbdtest.Options{}), 0, data)
 	}
+}
+
+// TestProcessKillGaps: how long clients wait for a process that was killed is
+// told, not judged: that is the benchmark's.
+func TestProcessKillGaps(t *testing.T) {
+	e, _ := storeEngine(t)
+	load, err := nbdload.Start(t.Context(), nbdload.Options{Network: "unix", Addr: e.socket, Export: "disk",
+		Connections: 2, ReadPercent: 60, FlushEvery: 200, Length: 8 << 20, Run: 5 * time.Minute, Timeout: time.Minute})
+	must(t, err)
+	var windows []window
+	for range upgrades(6) {
+		pid := e.processOf("store").PID
+		windows = append(windows, during(load, func() {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			time.Sleep(time.Second)
+		}))
+	}
+	r, err := load.Stop()
+	if err != nil || r.Bad() != nil || r.Completed() < 1000 {
+		t.Errorf("the load: %v, %v, %d requests", err, r.Bad(), r.Completed())
+	}
+	if v := e.volume("disk"); len(v.Errors) != 0 || v.Session.Traps < uint64(len(windows)) {
+		t.Errorf("errors %v, %+v", v.Errors, *v.Session)
+	}
+	var gaps []float64
+	for _, w := range windows {
+		gaps = append(gaps, r.Gap(w.from, w.to).Seconds())
+	}
+	t.Logf("longest gap between completions, process killed (%d): %s", len(gaps), spread(gaps))
 }
