@@ -87,6 +87,18 @@ func (l *link) Push() {
 	l.attend() // the answers are looked for: no need to be woken
 	l.publish(n)
 	l.watch()
+	l.rest()
+}
+
+// many outstanding requests keep the process busy for longer than it takes to be
+// woken: to look meanwhile costs more than it gains, and less comes at a time.
+const many = 8
+
+// rest has the reactor sleep rather than look if much is outstanding.
+func (l *link) rest() {
+	if l.given-l.seen > many {
+		l.r.Behind()
+	}
 }
 
 // completions takes what the process has finished. It may end the link.
@@ -110,6 +122,7 @@ func (l *link) completions() bool {
 	}
 	if !l.over {
 		l.owner.Turn()
+		l.rest()
 	}
 	return true
 }
