@@ -16,6 +16,9 @@ import (
 	"blockengine/engine/session"
 )
 
+// maxShadow is the longest that a version may be run beside another one.
+const maxShadow = 24 * time.Hour
+
 // maxDrain is the longest that an order may have requests waited for.
 const maxDrain = 10 * time.Minute
 
@@ -130,6 +133,9 @@ func upgradeRequest(plugin string, r admin.UpgradeRequest) (pluginhost.UpgradeRe
 	if r.Watch != nil {
 		u.Watch, err = fromSeconds("watch", *r.Watch, config.MaxWatch)
 	}
+	if err == nil {
+		u.Shadow, err = fromSeconds("shadow", r.Shadow, maxShadow)
+	}
 	return u, err
 }
 
@@ -160,6 +166,10 @@ func isSHA256(s string) bool {
 func (e *engine) eventOf(n pluginhost.Event) admin.Event {
 	a := admin.Event{Time: n.Time, Phase: string(n.Phase), Plugin: n.Plugin, Volume: n.Volume, Method: n.Method,
 		Pause: n.Pause.Seconds(), Text: n.Text}
+	if f := n.Shadow; f != nil {
+		a.Shadow = &admin.Shadow{Connections: f.Connections, Requests: f.Requests, Calls: f.Calls, Dropped: f.Dropped,
+			Seconds: f.Lasted.Seconds(), Spent: f.Spent.Seconds()}
+	}
 	if n.Phase == pluginhost.PhaseDone && n.Text == "" {
 		a.Text = e.runs(n.Plugin)
 	}

@@ -21,7 +21,7 @@ import (
 func pluginCommand() *cobra.Command {
 	return group("plugin", "Show plugins, and replace them while they are in use",
 		pluginListCommand(), pluginInspectCommand(), pluginUpgradeCommand(), pluginRollbackCommand(),
-		pluginNewCommand(), pluginTestCommand())
+		pluginRecordCommand(), pluginReplayCommand(), pluginNewCommand(), pluginTestCommand())
 }
 
 func pluginListCommand() *cobra.Command {

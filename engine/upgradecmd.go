@@ -57,7 +57,7 @@ func checkDuration(flag string, d, least, most time.Duration) error {
 
 func pluginUpgradeCommand() *cobra.Command {
 	var f orderFlags
-	var watch time.Duration
+	var watch, shadow time.Duration
 	var r admin.UpgradeRequest
 	cmd := &cobra.Command{Use: "upgrade NAME FILE", Short: "Go over to another version of a plugin while its volumes are in use",
 		Long: "Go over to another version of a plugin while its volumes are in use. It is loaded and tried, takes over\n" +
@@ -73,6 +73,10 @@ func pluginUpgradeCommand() *cobra.Command {
 				s := watch.Seconds()
 				r.Watch = &s
 			}
+			if err := checkDuration("shadow", shadow, 0, maxShadow); err != nil {
+				return err
+			}
+			r.Shadow = shadow.Seconds()
 			if err := nameFile(&r, args[1:]); err != nil {
 				return err
 			}
@@ -83,6 +87,7 @@ func pluginUpgradeCommand() *cobra.Command {
 		})}
 	f.flags(cmd)
 	cmd.Flags().DurationVar(&watch, "watch", 0, "how long it is watched afterwards; 0s: not at all (default as the configuration says)")
+	cmd.Flags().DurationVar(&shadow, "shadow", 0, "first run it that long beside the version that runs, on the same events, and stop if it does anything else")
 	cmd.Flags().StringVar(&r.SHA256, "sha256", "", "refuse any other file: `hash` as sha256sum prints it")
 	cmd.Flags().BoolVar(&r.Builtin, "builtin", false, "go over to the plugin that is linked into the engine, instead of a FILE")
 	return cmd
@@ -189,6 +194,7 @@ func (p *eventPrinter) print(n admin.Event) {
 var begins = map[string]string{
 	"load":     "the new version",
 	"verify":   "check options, and try it beside the version that runs where that is possible",
+	"shadow":   "beside the version that runs",
 	"takeover": "volume by volume",
 	"rollback": "to the version before",
 	"save":     "for the next start",
@@ -209,7 +215,7 @@ func eventText(n admin.Event) string {
 	if n.Pause > 0 {
 		text += fmt.Sprintf(", a request waited %s at most", milliseconds(n.Pause))
 	}
-	if n.Phase == "watch" && n.Volume == "" {
+	if (n.Phase == "watch" || n.Phase == "shadow") && n.Volume == "" {
 		text += "; Ctrl-C leaves it to the engine"
 	}
 	return text

@@ -22,6 +22,9 @@ type UpgradeRequest struct {
 	// says.
 	Watch *float64 `json:"watch_seconds,omitempty"`
 	Save  bool     `json:"save,omitempty"` // so that a restart keeps it
+	// Shadow is how long the new version is run beside the one that runs, and
+	// compared with it, before it takes over; 0: not at all.
+	Shadow float64 `json:"shadow_seconds,omitempty"`
 }
 
 // RollbackRequest is the body of POST /v1/plugins/{name}/rollback: go back to
@@ -42,8 +45,19 @@ type Event struct {
 	Volume string    `json:"volume,omitempty"`        // "" if it is of all
 	Method string    `json:"method,omitempty"`        // with which the volume was taken over
 	Pause  float64   `json:"pause_seconds,omitempty"` // the longest that a request of the volume had to wait for that
+	Shadow *Shadow   `json:"shadow,omitempty"`        // of phase shadow: what was compared
 	Text   string    `json:"text,omitempty"`          // for people
 	Error  string    `json:"error,omitempty"`         // of PhaseFailed: why
+}
+
+// Shadow is what running a version beside another one has compared and cost.
+type Shadow struct {
+	Connections int     `json:"connections"`
+	Requests    uint64  `json:"requests"`      // that both have ended in the same way
+	Calls       uint64  `json:"calls"`         // of the version that runs, that were followed
+	Dropped     int     `json:"dropped"`       // connections that were not followed to the end
+	Seconds     float64 `json:"seconds"`       // how long it took
+	Spent       float64 `json:"spent_seconds"` // of reactors' time
 }
 
 // The phases that end an order.

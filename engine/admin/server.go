@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -33,6 +34,9 @@ type Source interface {
 	// as a conflict.
 	Upgrade(plugin string, r UpgradeRequest, report func(Event)) error
 	Rollback(plugin string, r RollbackRequest, report func(Event)) error
+	// Record writes a recording of a volume to w, until it is over or ctx ends.
+	// What is refused before the first byte is answered as with Upgrade.
+	Record(ctx context.Context, plugin string, r RecordRequest, w io.Writer) error
 	// Recover tries once more to serve an export that is a device of this host,
 	// and comes back when it is up or why it is not.
 	Recover(ctx context.Context, export string) error
@@ -70,6 +74,7 @@ func Serve(l net.Listener, src Source, log *slog.Logger) *Server {
 	})
 	mux.HandleFunc("POST /v1/plugins/{name}/upgrade", order(src.Upgrade))
 	mux.HandleFunc("POST /v1/plugins/{name}/rollback", order(src.Rollback))
+	mux.HandleFunc("POST /v1/plugins/{name}/record", record(src))
 	mux.HandleFunc("POST /v1/exports/{name}/recover", recovery(src))
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
 		WriteTimeout: requestTimeout, MaxHeaderBytes: maxHeader,
