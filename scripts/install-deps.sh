@@ -18,6 +18,7 @@ qemu-system-x86_64  qemu-system-x86
 fio                 fio
 nbd-client          nbd-client
 nbd-server          nbd-server
+redis-server        redis-server
 socat               socat
 busybox             busybox-static
 cpio                cpio
