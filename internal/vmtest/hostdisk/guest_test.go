@@ -146,7 +146,7 @@ func bootWith(t *testing.T, k kind, more map[string]string) *guest {
 		mkdir -p /etc && echo 'root:x:0:0:root:/root:/bin/sh' >/etc/passwd && echo 'user:x:1000:1000:user:/tmp:/bin/sh' >>/etc/passwd`)
 	t.Cleanup(func() {
 		if t.Failed() {
-			out, _ := vm.Run(context.Background(), "tail -n 60 /run/e.log; dmesg | tail -n 40")
+			out, _ := vm.Run(context.Background(), "tail -n 60 /run/e.log; tail -n 20 /run/nk.log; dmesg | tail -n 40")
 			t.Logf("the engine said, and the kernel:\n%s", out)
 		}
 	})
