@@ -1,13 +1,17 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"blockengine/sdk/block"
 	"blockengine/sdk/process"
 	"blockengine/sdk/store"
 )
@@ -24,6 +28,15 @@ func pluginMain(kind string) {
 	case "elsewhere": // where the engine's own sockets could be
 		fmt.Println("1|1|unix|/run/engine/admin.sock|grpc|")
 		time.Sleep(time.Minute)
+	case "impostor": // where somebody else listens
+		path := filepath.Join(os.Getenv(socketDirEnv), "plugin1")
+		if err := os.Symlink(os.Args[2], path); err != nil {
+			panic(err)
+		}
+		fmt.Printf("1|1|unix|%s|grpc|\n", path)
+		time.Sleep(time.Minute)
+	case "flood":
+		go flood()
 	}
 	serveProtocol(kind)
 	process.Serve(process.Options{Store: &testPlugin{kind: kind}})
@@ -50,6 +63,10 @@ func (p *testPlugin) Open(_ context.Context, o store.Options) (store.Device, err
 		return nil, errors.New("this volume is refused: name another")
 	case o.Volume == "panics":
 		panic("no such volume")
+	case p.kind == "stuck":
+		return &stuck{testDevice{kind: "memory"}}, nil
+	case p.kind == "nonsense":
+		return &nonsense{testDevice{kind: "memory"}}, nil
 	case p.kind == "exclusive":
 		if p.open.Swap(true) {
 			return nil, errors.New("it is open already")
@@ -68,4 +85,27 @@ type exclusive struct {
 func (d *exclusive) Close() error {
 	d.p.open.Store(false)
 	return nil
+}
+
+// stuck never finishes a request.
+type stuck struct{ testDevice }
+
+func (d *stuck) Channel(store.Completer) (store.Channel, error) { return stuckChannel{}, nil }
+
+type stuckChannel struct{}
+
+func (stuckChannel) Submit([]*block.Request) {}
+func (stuckChannel) Close()                  {}
+
+// nonsense describes a disk that cannot be.
+type nonsense struct{ testDevice }
+
+func (d *nonsense) Info() block.Info { return block.Info{Size: 1 << 20, BlockSize: 513} }
+
+// flood writes to the log without end, past what go-plugin reads.
+func flood() {
+	line := append(bytes.Repeat([]byte("y"), 200), '\n')
+	for {
+		_, _ = syscall.Write(2, line)
+	}
 }

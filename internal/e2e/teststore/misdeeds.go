@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -20,8 +21,8 @@ var misdeeds = map[string]func(*channel){
 	"exit":  func(*channel) { os.Exit(7) },
 	"panic": func(*channel) { panic("as it was told") },
 	"loop": func(*channel) {
-		for n := 0; ; n++ {
-			spun = n
+		for {
+			spun.Add(1)
 		}
 	},
 	"never":      func(*channel) { select {} },
@@ -62,7 +63,7 @@ var misdeeds = map[string]func(*channel){
 	},
 }
 
-var spun int // by loop, so that it is one
+var spun atomic.Uint64 // by loop
 
 // eat takes memory until there is no more.
 func eat() {
