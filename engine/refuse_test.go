@@ -144,7 +144,7 @@ func TestWrongUsage(t *testing.T) {
 	for _, tc := range []struct{ args, want string }{
 		{"", "engine: name a command: check, nbd-kernel, plugin, run, status, ublk, version: see engine --help\n"},
 		{"chekc", "engine: there is no command \"chekc\": do you mean check: see engine --help\n"},
-		{"plugin", "engine: name a command: inspect, list, rollback, upgrade: see engine plugin --help\n"},
+		{"plugin", "engine: name a command: inspect, list, new, record, replay, rollback, test, upgrade: see engine plugin --help\n"},
 		{"ublk", "engine: name a command: delete, list, recover: see engine ublk --help\n"},
 		{"nbd-kernel recover", "engine: engine nbd-kernel recover takes one argument, EXPORT, and got 0: see engine nbd-kernel recover --help\n"},
 		{"plugin lits", "engine: there is no command \"lits\": do you mean list: see engine plugin --help\n"},
