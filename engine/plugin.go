@@ -152,8 +152,9 @@ func pluginInspectCommand() *cobra.Command {
 func reportJSON(r *wasm.Report) any {
 	out := struct {
 		*wasm.Report
-		Manifest json.RawMessage `json:"manifest,omitempty"`
-	}{Report: r}
+		Runtime  config.Runtime  `json:"runtime"`
+		Manifest json.RawMessage `json:"manifest,omitempty"` // with the options' schema
+	}{Report: r, Runtime: config.RuntimeWasm}
 	if r.Manifest != nil {
 		out.Manifest = r.Manifest.AppendJSON(nil)
 	}
@@ -162,9 +163,9 @@ func reportJSON(r *wasm.Report) any {
 
 func printReport(to io.Writer, r *wasm.Report) error {
 	w := newTable(to)
-	fmt.Fprintf(w, "file\t%s\nsha256\t%s\nsize\t%d bytes\n", r.Path, r.SHA256, r.Size)
+	fmt.Fprintf(w, "file\t%s\nsha256\t%s\nsize\t%d bytes\nruntime\twasm\n", r.Path, r.SHA256, r.Size)
 	if m := r.Manifest; m != nil {
-		fmt.Fprintf(w, "name\t%s\nversion\t%s\nplugin interface\t%s\npayload\t%s\n", m.Name, dash(m.Version), r.ABI, m.Payload)
+		fmt.Fprintf(w, "kind\tprotocol\nname\t%s\nversion\t%s\nplugin interface\t%s\npayload\t%s\n", m.Name, dash(m.Version), r.ABI, m.Payload)
 	}
 	fmt.Fprintf(w, "functions\t%d\nmemory\t%s, at most %s\n", r.Functions, config.FormatSize(r.MemoryMin), config.FormatSize(r.MemoryMax))
 	for _, i := range r.Imports {

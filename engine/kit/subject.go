@@ -46,9 +46,9 @@ func (s *subject) kind() string {
 	return "protocol"
 }
 
-// Runtime tells from a file's first bytes what would run it: "wasm", "process",
+// runtimeOf tells from a file's first bytes what would run it: "wasm", "process",
 // or "" if nothing would.
-func Runtime(path string) (string, error) {
+func runtimeOf(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -69,7 +69,7 @@ func Runtime(path string) (string, error) {
 
 // load loads a plugin's file as its first bytes want it.
 func load(ctx context.Context, path string, o Loading) (*subject, error) {
-	runtime, err := Runtime(path)
+	runtime, err := runtimeOf(path)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +146,6 @@ func Find(path string) (string, error) {
 // isPlugin tells whether a file in a directory is meant: a module, or a program
 // whose name says that it is a plugin.
 func isPlugin(file string) bool {
-	runtime, err := Runtime(file)
+	runtime, err := runtimeOf(file)
 	return err == nil && (runtime == "wasm" || runtime == "process" && strings.HasSuffix(file, ".plugin"))
 }
