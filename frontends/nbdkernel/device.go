@@ -61,15 +61,24 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 	return nil, fmt.Errorf("nbd-kernel export %q: %w", o.Name, err)
 }
 
+// open listens to what the driver tells before anything is asked of it: a
+// connection that is lost at any time after is heard of.
 func open(ctx context.Context, o Options, k *driver) (*Device, error) {
-	d := &Device{o: o, driver: k, number: AnyNumber, changed: make(chan struct{}, 1), quit: make(chan struct{})}
-	rec, err := readRecord(recordPath(o.StateDir, o.Name))
+	n, err := listenNews(k.group)
 	if err != nil {
 		return nil, err
 	}
-	// What the driver tells is listened to before anything is asked of it: a
-	// connection that is lost at any time after is heard of.
-	if d.news, err = listenNews(k.group); err != nil {
+	d, err := openWith(ctx, o, k, n)
+	if err != nil {
+		n.close()
+	}
+	return d, err
+}
+
+func openWith(ctx context.Context, o Options, k *driver, n *news) (*Device, error) {
+	d := &Device{o: o, driver: k, news: n, number: AnyNumber, changed: make(chan struct{}, 1), quit: make(chan struct{})}
+	rec, err := readRecord(recordPath(o.StateDir, o.Name))
+	if err != nil {
 		return nil, err
 	}
 	info, _ := o.Volume.Info()
@@ -85,7 +94,6 @@ func open(ctx context.Context, o Options, k *driver) (*Device, error) {
 		err = d.create(ctx, &info)
 	}
 	if err != nil {
-		d.news.close()
 		return nil, err
 	}
 	d.start()

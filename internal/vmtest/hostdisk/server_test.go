@@ -107,6 +107,6 @@ func grown(g *guest, was, is int) {
 		g.sh("dd if=/dev/urandom of=/dev/%s bs=1M seek=%d count=1 oflag=direct 2>&1", g.dev(1), is>>20-1)
 		return
 	}
-	g.sh("await 60 grep -q 'export=r.*6.16' /run/e.log; size_is %s %d", g.dev(1), was)
+	g.sh("await 60 grep -q '%s.*6[.]16' /run/e.log; size_is %s %d", g.dev(1), g.dev(1), was)
 	g.sh("%s", fio("/dev/"+g.dev(1), "2M"))
 }
