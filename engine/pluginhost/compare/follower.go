@@ -219,6 +219,9 @@ func (f *Follower) follow() error {
 // has said to the server, whose answer nobody knows.
 func (f *Follower) settle(caught bool) error {
 	err := f.c.settle(caught)
+	if err == nil {
+		return nil
+	}
 	var d *Difference
 	if !f.c.sides[Old].limits && errors.As(err, &d) && (d.Class == Sent || d.Class == End) {
 		return &Limit{"the login differs, so the server's answers are not for the new version: " + d.Error()}

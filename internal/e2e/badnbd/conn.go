@@ -97,6 +97,10 @@ func (c *conn) Submit(a *protocol.Actions, batch []protocol.Request) int {
 		if batch[0].Op == block.OpRead {
 			panic("this version cannot read")
 		}
+	case "loop":
+		for c.requests > 0 {
+			sum++ // until the meter stops it
+		}
 	case "trap-thousandth":
 		if c.requests >= thousand {
 			panic("this version takes so many requests and no more")
