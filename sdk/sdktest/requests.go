@@ -225,19 +225,20 @@ func (x *Executor) extent(e *abi.Extent) {
 	if q == nil {
 		return
 	}
-	sum := e.Length
+	described := uint64(0)
 	for _, o := range q.Extents {
-		sum += o.Length
+		described += o.Length
 	}
 	switch {
 	case q.Op != block.OpBlockStatus:
 		x.violate(inCompleting, "an extent for a %v", q.Op)
-	case e.Length == 0 || sum > q.Length:
-		x.violate(inCompleting, "extents of %d bytes for a block status of %d", sum, q.Length)
+	case e.Length == 0:
+		x.violate(inCompleting, "an extent of no bytes")
 	case e.State&^uint32(block.Hole|block.Zero) != 0:
 		x.violate(inCompleting, "an extent of the unknown state %#x", e.State)
-	default:
-		q.Extents = append(q.Extents, block.Extent{Length: e.Length, State: block.ExtentState(e.State)})
+	case described < q.Length: // what is beyond the request is dropped
+		n := min(e.Length, q.Length-described)
+		q.Extents = append(q.Extents, block.Extent{Length: n, State: block.ExtentState(e.State)})
 	}
 }
 
