@@ -145,6 +145,10 @@ var examples = map[string]struct{ bad, good []Edge }{
 			{"./engine/session", "./engine/pluginhost/wasm", false}},
 		good: []Edge{{"./engine/session", "./engine/pluginhost/guest", false}, {"./engine/session", "./plugins/nbd", true}},
 	},
+	"comparing is no doing": {
+		bad:  []Edge{{"./engine/pluginhost/compare", "./engine/session", false}, {"./engine/pluginhost/compare", "./engine/transport", false}},
+		good: []Edge{{"./engine/pluginhost/compare", "./sdk/abi", false}, {"./engine/pluginhost/compare", "./engine/pluginhost/guest", false}},
+	},
 	"guest is a face": {
 		bad:  []Edge{{"./engine/pluginhost/guest", "./engine/session", false}},
 		good: []Edge{{"./engine/pluginhost/guest", "./sdk/abi", false}, {"./engine/pluginhost/guest", "./engine/reactor", false}},

@@ -102,6 +102,10 @@ var Rules = []Rule{
 		From: []string{session}, To: []string{frontends, plugins, host}, ToExcept: []string{guest},
 		Reason: "it drives the one face that all runtimes show (pluginhost/guest), for requests of every frontend",
 	}, {
+		Name: "comparing is no doing",
+		From: []string{"./engine/pluginhost/compare"}, To: []string{project}, ToExcept: []string{sdk, guest},
+		Reason: "a shadow's actions are looked at and never carried out: nothing that could is at hand",
+	}, {
 		Name: "guest is a face",
 		From: []string{guest}, To: []string{project}, ToExcept: []string{sdk, reactor},
 		Reason: "runtimes and sessions both know it, so it can know neither; reactors are what both run on",
