@@ -57,6 +57,9 @@ func (u *Upgrader) observe(ctx context.Context, d *Disk, how time.Duration, rec 
 		return t, errEngineEnds
 	}
 	defer u.recordings.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(u.life, func() { cancel(errEngineEnds) })()
 	seen, err := d.Session().Observe(ctx, session.Observer{Join: func(o session.ConnOpening) (guest.Tap, error) {
 		return rec.Tap(recording.Opening{Number: o.Number, Reactor: o.Reactor, Opened: o.Opened, Resumed: o.Resumed, Limits: o.Limits}), nil
 	}})
@@ -77,9 +80,10 @@ func (u *Upgrader) awaitRecording(ctx context.Context, d time.Duration, rec *rec
 	case <-end.C:
 		return "its time is over"
 	case <-ctx.Done():
+		if u.life.Err() != nil {
+			return errEngineEnds.Error()
+		}
 		return "nobody reads it any more"
-	case <-u.life.Done():
-		return errEngineEnds.Error()
 	case <-rec.Over():
 		return "it cannot go on"
 	}
