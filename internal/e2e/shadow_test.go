@@ -19,9 +19,9 @@ func TestShadowFindsBadVersions(t *testing.T) {
 		"trap-thousandth":   "traps",
 		"loop":              "traps, ",
 		"complete-foreign":  "does not hold",
-		"complete-unfilled": "of what is sent",
-		"eio":               "",
-		"swallow":           "",
+		"complete-unfilled": "from byte ",
+		"eio":               "from byte ",
+		"swallow":           "from byte ",
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"errors"
 	"fmt"
 
 	"blockengine/sdk/abi"
@@ -14,6 +15,30 @@ const maxLag = 256
 // that the new one has seen all that the old one has: when the latter then holds
 // nothing, both must have said the same.
 func (c *Comparison) settle(quiet bool) error {
+	if err := c.look(quiet); err != nil {
+		return c.cause(err)
+	}
+	return nil
+}
+
+// cause looks behind what a difference shows itself in: a version that has not
+// sent a request stumbles over its answer.
+func (c *Comparison) cause(err error) error {
+	var d *Difference
+	l := &c.sides[Old].lanes[laneSent]
+	if !errors.As(err, &d) || d.Class != Received && d.Class != End || l.empty() || c.tolerate[Sent] {
+		return err
+	}
+	s := c.lacks(laneSent, l)
+	s.Old = l.tokens[l.head].text(l.bytes[l.at:])
+	s.What += "; then " + d.What
+	if d.Class == End {
+		s.What += " (" + d.New + ")"
+	}
+	return s
+}
+
+func (c *Comparison) look(quiet bool) error {
 	for i := range lanes {
 		if err := c.lane(i); err != nil {
 			return err
