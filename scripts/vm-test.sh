@@ -29,3 +29,4 @@ part "guest image" go run ./internal/vmtest/guestimage
 part "guests on a peer" go test -v -count=1 -p 1 -timeout 30m -run "${1:-.}" ./internal/vmtest/...
 part "guests on the engine" go test -v -count=1 -timeout 30m -run "${1:-TestVM}" ./internal/e2e
 part "plugins' sandbox" go test -v -count=1 -timeout 10m -run "${1:-TestVM}" ./engine/pluginhost/sandbox
+part "devices of this host" go test -v -count=1 -timeout 15m -run "${1:-TestVM}" ./frontends/ublk
