@@ -26,9 +26,9 @@ func TestFigures(t *testing.T) {
 	g.keys = "queues = 1\ndepth = 64\n"
 	g.load("")
 	g.configure("", volume{name: "null", plugin: "null", options: "size = \"1GiB\"\n", device: 0})
+	g.Start("exec nbdkit -f -U /run/nk.sock -P /run/nk.pid /lib/nbdkit-null-plugin.so 1G </dev/null >/run/nk.log 2>&1")
 	g.sh(`modprobe nbd
 		engine_start
-		setsid nbdkit -f -U /run/nk.sock -P /run/nk.pid /lib/nbdkit-null-plugin.so 1G </dev/null >/run/nk.log 2>&1 &
 		await 30 test -s /run/nk.pid
 		nbd-client -unix /run/nk.sock /dev/nbd0 >/dev/null 2>&1
 		await 30 size_is nbd0 %d`, 1<<30)
@@ -139,7 +139,8 @@ func pauses(g *guest) {
 		load := g.Start(fmt.Sprintf("fio --name=p --filename=/dev/%s --direct=1 --ioengine=io_uring --rw=randread --bs=4k --iodepth=1 "+
 			"--time_based --runtime=6 --minimal --output=/run/pause.out >/dev/null; grep '^3;' /run/pause.out", g.dev(0)))
 		time.Sleep(3 * time.Second)
-		start := g.sh(`began=$(date +%%s%%N); engine_kill; engine_start; echo $((($(date +%%s%%N) - began) / 1000000))`)
+		// /proc/uptime is in hundredths of a second.
+		start := g.sh(`now() { cut -d' ' -f1 /proc/uptime | tr -d .; }; began=$(now); engine_kill; engine_start; echo $((($(now) - began) * 10))`)
 		f := strings.Split(strings.TrimSpace(load.Must()), ";")
 		if len(f) < 42 {
 			g.t.Fatalf("fio says %v", f)
