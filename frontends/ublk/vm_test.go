@@ -133,6 +133,32 @@ func TestVMKilledAtEveryStep(t *testing.T) {
 	vm.CheckKernelLog()
 }
 
+// TestVMWriteOfADeadEngine: a write that an engine had sent when it was killed comes
+// to the next one as such, whatever else comes first.
+func TestVMWriteOfADeadEngine(t *testing.T) {
+	vm := guest(t)
+	args := file(vm, "/run/disk", 16*mib)
+	c := serve(t, vm, args+" -die-at complete -later")
+	if err := c.Signal(syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(c.Output(), "armed") {
+		vm.MustRun("sleep 0.02")
+	}
+	write := vm.Start("dd if=/dev/urandom of=/run/w bs=4k count=1; dd if=/run/w of=/dev/ublkb0 bs=4k seek=5 oflag=direct")
+	c.Wait(t.Context())
+	c = serve(t, vm, args)
+	if !strings.Contains(c.Output(), "owed=1 ") {
+		t.Errorf("it owes nothing: %s", c.Output())
+	}
+	write.Must()
+	vm.MustRun("dd if=/run/disk of=/run/r bs=4k skip=5 count=1; cmp /run/r /run/w; dd if=/run/w of=/dev/ublkb0 bs=4k seek=5 oflag=direct")
+	if said := end(t, c, syscall.SIGUSR1); !strings.Contains(said, "again=1 owed=0") {
+		t.Errorf("not one write was sent again, or it is owed yet: %s", said)
+	}
+	vm.CheckKernelLog()
+}
+
 // TestVMKilledUnderLoad kills the engine again and again while fio verifies what it
 // writes, in several queues.
 func TestVMKilledUnderLoad(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,6 +38,7 @@ var (
 	reactors = flag.Int("reactors", 2, "")
 	flusher  = flag.Bool("flusher", false, "serve the own host")
 	step     = flag.String("die-at", "", "step at which it kills itself")
+	later    = flag.Bool("later", false, "not before SIGUSR2")
 	list     = flag.Bool("list", false, "list devices and end")
 	remove   = flag.Int("delete", -1, "delete a device and end")
 	probe    = flag.Bool("probe", false, "say what there is and end")
@@ -126,12 +128,24 @@ func open(ctx context.Context, rs []*reactor.Reactor) (*volume.Volume, error) {
 	return v, v.Attach(volume.Store(dev), dev.Info())
 }
 
-// arm has the process kill itself at a step.
+// arm has the process kill itself at a step: the next time that it comes there, or
+// the next time after a SIGUSR2 with -later.
 func arm() {
+	var armed atomic.Bool
+	armed.Store(!*later)
+	if *later {
+		order := make(chan os.Signal, 1)
+		signal.Notify(order, syscall.SIGUSR2)
+		go func() {
+			<-order
+			armed.Store(true)
+			fmt.Println("armed")
+		}()
+	}
 	for s := range ublk.Step(ublk.Steps) {
 		if s.String() == *step {
 			ublk.Failpoint = func(now ublk.Step) {
-				if now == s {
+				if now == s && armed.Load() {
 					_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 					select {}
 				}
