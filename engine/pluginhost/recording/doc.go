@@ -34,11 +34,15 @@
 //	2  Events   event records of one call (sdk/abi)
 //	3  Actions  the action records that answered. Flag 2: then the plugin has
 //	            trapped. Flag 4: the plugin's words follow the last record.
-//	4  Closed   the connection has ended, or another version went on with it
+//	4  Closed   the connection has ended, or another version went on with it, or its
+//	            login is over: it goes on under another number, joined
 //	5  Lost     text: nothing more of the connection was kept, and why
 //	6  End      JSON (type Trailer): the last record of a file that is whole
 //
-// The records of a connection are in order, those of different ones are not.
+// The records of a connection are in order, those of different ones are not. A
+// connection that is made while it is recorded has two numbers: its login is one,
+// and what follows, from the state that the plugin has saved then, is another. So a
+// version whose login differs can still be compared in what follows.
 //
 // # What is left out
 //
