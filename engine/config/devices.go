@@ -65,12 +65,17 @@ func (r *reader) deviceKeys(s *section, e *Export) {
 // isDevice tells a frontend that makes a device of this host.
 func (f Frontend) isDevice() bool { return f == FrontendUblk || f == FrontendNBDKernel }
 
-// checkDevice checks an export of frontend nbd-kernel against its volume, and
-// fills in the default of request_timeout. A kernel that gives up a request
+// checkDevice checks what of a device does not go together, and of frontend
+// nbd-kernel, whether it fits its volume, and fills in the default of
+// request_timeout. A kernel that gives up a request
 // before the volume has ended it would send a write again while the first copy
 // is still under way, and lose the error of a flush (DESIGN, chapter 2, rules 1
 // and 3).
 func (r *reader) checkDevice(s *section, e *Export, v *Volume) {
+	if e.Unprivileged && e.Recovery != RecoveryNone && e.Frontend == FrontendUblk {
+		s.bad("unprivileged", "and recovery "+quote(string(e.Recovery))+" exclude each other: the kernel does not let such a device be recovered",
+			`write recovery = "none", or leave unprivileged out`)
+	}
 	if e.Frontend != FrontendNBDKernel {
 		return
 	}

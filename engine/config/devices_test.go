@@ -52,7 +52,7 @@ device = 5
 queues = 4
 depth = 256
 max_io = "1MiB"
-recovery = "fail-io"
+recovery = "none"
 unprivileged = true
 on_stop = "remove"
 [[export]]
@@ -69,7 +69,7 @@ request_timeout = "200s"
 	same(t, "queues", u.Queues, 4)
 	same(t, "depth", u.Depth, 256)
 	same(t, "max_io", u.MaxIO, MiB)
-	same(t, "recovery", u.Recovery, RecoveryFail)
+	same(t, "recovery", u.Recovery, RecoveryNone)
 	same(t, "unprivileged", u.Unprivileged, true)
 	same(t, "on_stop", u.OnStop, OnStopRemove)
 	same(t, "device", k.Device, 5)

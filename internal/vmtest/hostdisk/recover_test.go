@@ -208,7 +208,7 @@ func tooMany(g *guest) {
 	var all []volume
 	for i := range 3 {
 		v := file("v"+strconv.Itoa(i), 16, -1)
-		v.export = "unprivileged = true\n"
+		v.export = "unprivileged = true\nrecovery = \"none\"\n"
 		all = append(all, v)
 	}
 	g.configure("", all...)
