@@ -77,6 +77,36 @@ func TestBatches(t *testing.T) {
 	}
 }
 
+// Each of the ways in which a ring may be set up, on older kernels too, does it.
+func TestSetups(t *testing.T) {
+	own(t)
+	need(t, Options{Entries: 1})
+	for _, o := range []Options{{Entries: 4, Owned: true}, {Entries: 4}} {
+		for _, how := range setups(o) {
+			p := sys.UringParams{Flags: how}
+			fd, err := sys.UringSetup(4, &p)
+			if err != nil {
+				t.Fatalf("%#x: %v", how, err)
+			}
+			r, err := mapped(fd, &p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Get().UserData = 3
+			if err := r.SubmitSlowly(); err != nil {
+				t.Fatal(err)
+			}
+			if c, ok := r.Next(); !ok || c.UserData != 3 {
+				t.Errorf("%#x: %+v, %v", how, c, ok)
+			}
+			if r.Deferred() != (how&sys.UringSetupDeferTaskrun != 0) {
+				t.Errorf("%#x: deferred %v", how, r.Deferred())
+			}
+			r.Close()
+		}
+	}
+}
+
 func TestSubmitAndWait(t *testing.T) {
 	own(t)
 	r := need(t, Options{Entries: 4})
