@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"blockengine/engine/admin"
@@ -43,20 +44,23 @@ func (k *kernelDevices) lines() []string {
 	return []string{u, n}
 }
 
-// checkDevices refuses exports that this kernel can make no devices of.
-func checkDevices(cfg *config.Config, k func() kernelDevices) (problems config.Problems) {
-	if !hasDevices(cfg) {
-		return nil
-	}
-	can := k()
+// checkDevices refuses exports that this kernel can make no devices of. It asks
+// only for what it needs: asking for a driver that is not there takes its time.
+func checkDevices(cfg *config.Config, askUblk func() ublk.Report, askNBD func() nbdkernel.Report) (problems config.Problems) {
+	askUblk, askNBD = sync.OnceValue(askUblk), sync.OnceValue(askNBD)
 	for _, x := range cfg.Exports {
-		missing, other := can.ublk.Missing, ""
-		if x.Frontend == config.FrontendNBDKernel {
-			missing = can.nbd.Missing
-		} else if can.nbd.Usable {
-			other = `; or write frontend = "nbd-kernel", which this kernel can`
+		var missing []string
+		other := ""
+		switch x.Frontend {
+		case config.FrontendUblk:
+			missing = askUblk().Missing
+			if len(missing) > 0 && askNBD().Usable {
+				other = `; or write frontend = "nbd-kernel", which this kernel can`
+			}
+		case config.FrontendNBDKernel:
+			missing = askNBD().Missing
 		}
-		if isDevice(x.Frontend) && len(missing) > 0 {
+		if len(missing) > 0 {
 			problems = append(problems, cfg.ProblemAt(x.Place, "frontend",
 				fmt.Sprintf("%q cannot be had on this host", x.Frontend), strings.Join(missing, "; ")+other))
 		}

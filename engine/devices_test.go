@@ -48,7 +48,7 @@ func TestDevicesThatCannotBeHad(t *testing.T) {
 		"both": {all, nil},
 	} {
 		var got []string
-		for _, p := range checkDevices(cfg, func() kernelDevices { return tc.can }) {
+		for _, p := range checkDevices(cfg, func() ublk.Report { return tc.can.ublk }, func() nbdkernel.Report { return tc.can.nbd }) {
 			got = append(got, p.Error())
 		}
 		if strings.Join(got, "\n") != strings.Join(tc.want, "\n") {

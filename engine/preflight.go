@@ -11,6 +11,8 @@ import (
 	"blockengine/engine/config"
 	"blockengine/engine/pluginhost"
 	"blockengine/engine/pluginhost/builtin"
+	"blockengine/frontends/nbdkernel"
+	"blockengine/frontends/ublk"
 	"blockengine/engine/pluginhost/process"
 	"blockengine/engine/pluginhost/sandbox"
 	"blockengine/plugins/nbd"
@@ -51,7 +53,7 @@ func preflight(ctx context.Context, file string, serve bool, warn func(config.Pr
 		p.close()
 		return nil, ctx.Err()
 	}
-	problems = append(problems, checkDevices(cfg, func() kernelDevices { return probeDevices(ctx) })...)
+	problems = append(problems, checkDevices(cfg, ublk.Probe, func() nbdkernel.Report { return nbdkernel.Probe(ctx) })...)
 	if !running { // else every socket is in use, by that engine
 		problems = append(problems, checkSockets(cfg)...)
 	}
