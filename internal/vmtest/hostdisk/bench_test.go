@@ -82,12 +82,18 @@ func (f figures) String() string {
 	return fmt.Sprintf("%.0f IOPS, %.0f µs, server CPU %.1f µs a request", f.iops, f.latency, f.cpu)
 }
 
-const rounds = 3
+// rounds of each comparison; a single one only shows that there are figures.
+func rounds() int {
+	if long {
+		return 3
+	}
+	return 1
+}
 
 // compare gives the medians of some rounds, in which the two take turns.
 func compare(g *guest, depth int) (mine, peer figures) {
 	var a, b []figures
-	for range rounds {
+	for range rounds() {
 		a = append(a, measure(g, g.dev(0), "/run/e.pid", depth))
 		b = append(b, measure(g, "nbd0", "/run/nk.pid", depth))
 	}
@@ -135,7 +141,7 @@ func number(g *guest, text string) float64 {
 // one request: its longest wait is the pause.
 func pauses(g *guest) {
 	var list []string
-	for range rounds {
+	for range rounds() {
 		load := g.Start(fmt.Sprintf("fio --name=p --filename=/dev/%s --direct=1 --ioengine=io_uring --rw=randread --bs=4k --iodepth=1 "+
 			"--time_based --runtime=6 --minimal --output=/run/pause.out >/dev/null; grep '^3;' /run/pause.out", g.dev(0)))
 		time.Sleep(3 * time.Second)
