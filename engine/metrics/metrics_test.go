@@ -41,7 +41,8 @@ func sample() Snapshot {
 		Plugins: []Plugin{
 			{Name: "nbd", Generation: 2, Version: "1.1", Hash: "ab12", Upgradable: true, Differs: true, Done: 3, Failed: 4,
 				Rollbacks: map[string]uint64{"traps": 5, "tea": 6, "coffee": 7}, Takeovers: map[string]uint64{"serial": 8, "magic": 9},
-				LastPause: 1500 * time.Microsecond},
+				LastPause: 1500 * time.Microsecond,
+				Process:   &Process{Up: true, Restarts: 10, CPU: 2500 * time.Millisecond, Memory: 3 << 20}},
 			{Name: "memory", Generation: 1, Version: "1", Hash: "builtin"},
 		},
 		Reactors:  []Reactor{{Index: 0, Turns: 11, Sleeps: 6}},
@@ -117,6 +118,7 @@ func TestScrape(t *testing.T) {
 		{"engine_plugin_takeovers_total", []string{"plugin", "nbd", "method", "serial"}, 8},
 		{"engine_plugin_takeovers_total", []string{"plugin", "nbd", "method", "handover"}, 0},
 		{"engine_plugin_takeovers_total", []string{"plugin", "nbd", "method", "other"}, 9},
+		{"engine_plugin_process_restarts_total", []string{"plugin", "nbd"}, 10},
 	} {
 		if got := find(t, f, tc.name, tc.labels...).GetCounter().GetValue(); got != tc.want {
 			t.Errorf("%s%q = %v, want %v", tc.name, tc.labels, got, tc.want)
@@ -142,6 +144,9 @@ func TestScrape(t *testing.T) {
 		{"engine_plugin_differs", []string{"plugin", "nbd"}, 1},
 		{"engine_plugin_last_pause_seconds", []string{"plugin", "nbd"}, 0.0015},
 		{"engine_plugin_info", []string{"plugin", "memory", "version", "1", "hash", "builtin"}, 1},
+		{"engine_plugin_process_up", []string{"plugin", "nbd"}, 1},
+		{"engine_plugin_process_cpu_seconds", []string{"plugin", "nbd"}, 2.5},
+		{"engine_plugin_process_memory_bytes", []string{"plugin", "nbd"}, 3 << 20},
 	} {
 		if got := find(t, f, tc.name, tc.labels...).GetGauge().GetValue(); got != tc.want {
 			t.Errorf("%s%q = %v, want %v", tc.name, tc.labels, got, tc.want)
