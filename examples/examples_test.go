@@ -106,6 +106,18 @@ func TestSmallest(t *testing.T) {
 	})
 }
 
+// The smallest store, in a process in its sandbox.
+func TestStore(t *testing.T) {
+	path := goBuild(t, filepath.Join(t.TempDir(), "ram"), []string{"CGO_ENABLED=0"}, "./store-process")
+	sum, err := kit.Test(t.Context(), kit.Options{Path: path, Values: []string{"size=16MiB"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum.Failed > 0 || sum.Passed < 10 {
+		t.Errorf("%+v", sum.Results)
+	}
+}
+
 const redis = `exec redis-server --port 0 --unixsocket $SOCKET --save "" --dir $(dirname $SOCKET)`
 
 // The plugin for Redis passes the suite against Redis itself.

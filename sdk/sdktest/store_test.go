@@ -21,7 +21,12 @@ type ram struct {
 
 func (r *ram) Manifest() store.Manifest { return store.Manifest{Name: "ram", Version: "1"} }
 
-func (r *ram) Open(context.Context, store.Options) (store.Device, error) { return r, nil }
+func (r *ram) Open(context.Context, store.Options) (store.Device, error) {
+	if r.fault == "forgets" {
+		clear(r.data)
+	}
+	return r, nil
+}
 
 func (r *ram) Info() block.Info {
 	i := block.Info{Size: uint64(len(r.data)), BlockSize: 512, PreferredBlock: 4096, MaxTransfer: 256 << 10,
@@ -86,9 +91,7 @@ func (d *ram) serve(r *block.Request) {
 		r.Extents = append(r.Extents, block.Extent{Length: r.Length})
 	case block.OpFlush:
 	default:
-		if r.Status = block.ENOTSUP; d.fault == "says yes" {
-			r.Status = block.OK
-		}
+		r.Status = block.ENOTSUP
 	}
 }
 
@@ -112,7 +115,7 @@ func TestStore(t *testing.T) {
 func TestStoreFaults(t *testing.T) {
 	for fault, says := range map[string]string{
 		"info": "preferred", "twice": "not outstanding", "unfilled": "filled", "late complete": "use Post",
-		"first segment": "same data false", "forgets zeroes": "written last", "says yes": "not promise",
+		"first segment": "same data false", "forgets zeroes": "written last", "forgets": "another identity",
 	} {
 		var said []string
 		r := sdktest.NewRunner(time.Minute, func(r sdktest.Result) { said = append(said, r.Findings...) })
