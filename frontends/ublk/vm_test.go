@@ -159,6 +159,27 @@ func TestVMWriteOfADeadEngine(t *testing.T) {
 	vm.CheckKernelLog()
 }
 
+// TestVMRemovedUnderLoad: somebody else removes a device that is in use, next to
+// another one. Its engine lets go of it; its users get errors and do not hang.
+func TestVMRemovedUnderLoad(t *testing.T) {
+	vm := guest(t)
+	other := serve(t, vm, "-name other -state /run/other -store memory -size 16777216 -id 5")
+	c := serve(t, vm, file(vm, "/run/disk", 16*mib)+" -queues 2 -recovery 2")
+	load := vm.Start("fio --name=v --filename=/dev/ublkb0 --direct=1 --ioengine=io_uring --iodepth=32 --numjobs=2 --rw=randrw --bs=4k --time_based --runtime=60 2>&1")
+	for !strings.Contains(vm.MustRun("cat /sys/block/ublkb0/inflight"), " ") || strings.HasPrefix(vm.MustRun("awk '{print $1+$5}' /sys/block/ublkb0/stat"), "0\n") {
+		vm.MustRun("sleep 0.1")
+	}
+	vm.MustRun("sleep 1; serve -delete 0")
+	if out, status := load.Wait(t.Context()); status == 0 {
+		t.Errorf("nobody has told fio: %s", out)
+	}
+	vm.MustRun("[ ! -e /dev/ublkb0 ]; dd if=/dev/zero of=/dev/ublkb5 bs=4k count=1 oflag=direct; serve -list | grep -q Path:/dev/ublkb5")
+	if said := end(t, c, syscall.SIGTERM); !strings.Contains(said, "removed") {
+		t.Errorf("it did not notice: %s", said)
+	}
+	end(t, other, syscall.SIGUSR1)
+}
+
 // TestVMKilledUnderLoad kills the engine again and again while fio verifies what it
 // writes, in several queues.
 func TestVMKilledUnderLoad(t *testing.T) {
