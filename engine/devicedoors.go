@@ -32,6 +32,13 @@ func (x *export) device() (admin.Device, bool) {
 	return admin.Device{}, false
 }
 
+// usable tells whether clients can use the export: a device may have been taken
+// away by somebody else since it came up.
+func (x *export) usable() bool {
+	d, ok := x.device()
+	return x.up.Load() && (!ok || d.State == "serving")
+}
+
 // deviceAddr is the address of a device; "any" while it has no number yet.
 func deviceAddr(path, prefix string, number int) string {
 	switch {

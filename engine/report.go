@@ -23,7 +23,7 @@ func (e *engine) Status(context.Context) admin.Status {
 	}
 	for i, x := range e.exports {
 		a := admin.Export{Name: x.cfg.Name, Volume: x.cfg.Volume, Frontend: string(x.cfg.Frontend),
-			Listen: x.address().String(), ReadOnly: x.cfg.ReadOnly, Up: x.up.Load()}
+			Listen: x.address().String(), ReadOnly: x.cfg.ReadOnly, Up: x.usable()}
 		if d, ok := x.device(); ok {
 			a.Device = &d
 		}

@@ -94,7 +94,7 @@ func (e *engine) collectExports(s *metrics.Snapshot) {
 	s.Listeners = seen.listeners
 	for _, x := range e.exports {
 		m := metrics.Export{Name: x.cfg.Name, Volume: x.cfg.Volume, Frontend: string(x.cfg.Frontend),
-			Listen: x.address().String(), Up: x.up.Load()}
+			Listen: x.address().String(), Up: x.usable()}
 		if c, ok := x.door.count(&seen); ok {
 			m.Connections, m.Stats = c.connections, c.requests
 		}
