@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // Found is an NBD device of this host, or the memory of one.
@@ -124,6 +126,24 @@ func Probe(ctx context.Context) (r Report) {
 		r.Missing = append(r.Missing, fmt.Sprintf("%v: run the engine as root, or give it CAP_SYS_ADMIN (this is user %d)", err, os.Geteuid()))
 		return r
 	}
-	r.Usable, r.Devices = true, len(numbers)
+	r.Devices = len(numbers)
+	// The driver asks for the right when a device is made, not before.
+	status, err := os.ReadFile("/proc/self/status")
+	if err == nil && !mayAdminister(string(status)) {
+		r.Missing = append(r.Missing, fmt.Sprintf("this user (%d) may not make devices: run the engine as root, or give it CAP_SYS_ADMIN", os.Geteuid()))
+		return r
+	}
+	r.Usable = true
 	return r
+}
+
+// capSysAdmin is the capability's number (linux/capability.h).
+const capSysAdmin = 21
+
+// mayAdminister looks for it among those in effect (proc(5), status).
+func mayAdminister(status string) bool {
+	_, rest, ok := strings.Cut(status, "\nCapEff:")
+	line, _, _ := strings.Cut(rest, "\n")
+	caps, err := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	return !ok || err != nil || caps>>capSysAdmin&1 == 1
 }

@@ -154,3 +154,17 @@ func TestNegotiate(t *testing.T) {
 		}
 	}
 }
+
+func TestMayAdminister(t *testing.T) {
+	for status, want := range map[string]bool{
+		"Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n": true,
+		"Name:\tx\nCapEff:\t0000000000000000\nCapBnd:\t000001ffffffffff\n":             false,
+		"Name:\tx\nCapEff:\t0000000000200000\n":                                        true,
+		"Name:\tx\nCapEff:\t00000000ffdfffff\n":                                        false,
+		"nothing of the kind":                                                          true, // the driver will tell
+	} {
+		if got := mayAdminister(status); got != want {
+			t.Errorf("%q: %v", status, got)
+		}
+	}
+}
