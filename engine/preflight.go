@@ -152,6 +152,9 @@ func (p *plan) reap(log *slog.Logger) config.Problems {
 			&config.ValueError{What: "says that an engine left plugin processes, and they cannot be ended: " + err.Error(),
 				Fix: "end them by hand: they may still write to its volumes"})}
 	}
+	if err := process.CleanUp(p.state.path); err != nil {
+		log.Warn("what an engine that was killed has left is not removed", "err", err)
+	}
 	return nil
 }
 

@@ -274,6 +274,9 @@ func TestEngineKilledWithProcesses(t *testing.T) {
 		e.start()
 		e.waitUp("disk")
 		mustRead(t, e.dial("disk", nbdtest.Options{}), 0, data)
+		if dirs, _ := filepath.Glob(filepath.Join(e.state, "plugins", "*")); len(dirs) != 1 {
+			t.Errorf("directories of one process: %q", dirs)
+		}
 	}
 }
 

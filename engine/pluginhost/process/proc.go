@@ -299,10 +299,17 @@ func (p *proc) pass(channel uint64, fds []int) error {
 	return fmt.Errorf("hand descriptors to the plugin's process: %w", errno)
 }
 
+// socketsOf is where the directories of processes' sockets are.
+func socketsOf(stateDir string) string { return filepath.Join(stateDir, "plugins") }
+
+// CleanUp removes what an engine that was killed has left in its state directory.
+// Its processes have been reaped before.
+func CleanUp(stateDir string) error { return os.RemoveAll(socketsOf(stateDir)) }
+
 // socketDir makes a directory of the process's own, which go-plugin wants. A
 // process in a sandbox does not see it.
 func (h *host) socketDir() (string, error) {
-	base := filepath.Join(h.opt.StateDir, "plugins")
+	base := socketsOf(h.opt.StateDir)
 	// A socket's path has 108 bytes at most, and go-plugin adds some 40.
 	if len(base) > 48 {
 		return os.MkdirTemp("", "engine-plugin")
