@@ -28,7 +28,7 @@ func checkCommand() *cobra.Command {
 			}
 			defer p.close()
 			can := probeDevices(cmd.Context())
-			return sayFine(cmd.OutOrStdout(), p, can.lines())
+			return sayFine(cmd.OutOrStdout(), p, append(can.lines(), sandboxNotes(p.cfg)...))
 		})}
 	fileFlag(cmd, &file)
 	return cmd

@@ -103,6 +103,7 @@ type Options struct {
 	// StateDir is the engine's own, where it keeps which processes it has; "": they
 	// are not kept, because nothing is served.
 	StateDir string
+	Hide     []string      // absolute; what processes in a sandbox do not see
 	Poll     time.Duration // how long processes look for requests before they sleep
 	Log      *slog.Logger
 }
@@ -207,7 +208,7 @@ func (r *Registry) file(ctx context.Context, p config.Plugin) (*Plugin, error) {
 func (r *Registry) process(ctx context.Context, p config.Plugin) (*Plugin, error) {
 	l, err := process.Load(ctx, process.Options{
 		Name: p.Name, Path: p.Path, SHA256: p.SHA256, Args: p.Args, Memory: p.Memory, CPUs: p.CPUs,
-		Sandbox: sandbox.Mode(p.Sandbox), Network: p.Network, ReadWrite: p.ReadWrite, StateDir: r.opt.StateDir,
+		Sandbox: sandbox.Mode(p.Sandbox), Network: p.Network, ReadWrite: p.ReadWrite, Hide: r.opt.Hide, StateDir: r.opt.StateDir,
 		Poll: r.opt.Poll, Log: r.opt.Log.With("plugin", p.Name),
 	})
 	if err != nil {

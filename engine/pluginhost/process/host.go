@@ -302,7 +302,7 @@ func (h *host) spec(files *os.File) sandbox.Spec {
 	}
 	return sandbox.Spec{
 		Name: o.Name, Path: h.program.name(), Args: append([]string{o.processName()}, o.Args...), Env: o.environment(),
-		Files: []*os.File{files}, Mode: o.Sandbox, Network: o.Network, ReadWrite: o.ReadWrite,
+		Files: []*os.File{files}, Mode: o.Sandbox, Network: o.Network, ReadWrite: o.ReadWrite, Hide: o.Hide,
 		Memory: o.Memory, CPUs: o.CPUs, StateDir: o.StateDir, Self: o.Self, Log: log,
 	}
 }

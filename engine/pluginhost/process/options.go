@@ -23,6 +23,7 @@ type Options struct {
 	Sandbox   sandbox.Mode
 	Network   bool     // in a sandbox: whether it keeps the host's network
 	ReadWrite []string // in a sandbox: directories that it may write to
+	Hide      []string // in a sandbox: files and sockets that it does not see, where they exist
 	// StateDir is the engine's own, for the record of processes that the next
 	// engine ends; "": there is none, because nothing is served.
 	StateDir string
