@@ -116,7 +116,7 @@ func (l *launch) prepare(probe bool) error {
 	s := l.spec
 	group, note := openGroup(s)
 	if note != "" {
-		l.log.Info("a plugin's process is not limited by a cgroup", "plugin", s.Name, "why", note)
+		l.log.Info("a plugin's process is not limited by a cgroup", "why", note)
 	}
 	l.group = group
 	if err := l.openFiles(); err != nil {
@@ -203,14 +203,14 @@ func (l *launch) fork() error {
 		return explainFork(err, s)
 	}
 	if !inGroup && l.group != nil {
-		l.log.Warn("a plugin's process could not be started in its cgroup, and has no limits by it", "plugin", s.Name)
+		l.log.Warn("a plugin's process could not be started in its cgroup, and has no limits by it")
 		l.group.remove()
 		l.group = nil
 		if s.Memory > 0 {
 			l.orders.Data, l.orders.BoundShared = s.Memory+dataSlack, true
 		}
 	}
-	l.p = newProcess(s.Name, proc, l.group, s.Memory, l.log.With("plugin", s.Name))
+	l.p = newProcess(s.Name, proc, l.group, s.Memory, l.log)
 	return nil
 }
 
