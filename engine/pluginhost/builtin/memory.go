@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -49,7 +50,7 @@ func (memoryPlugin) Open(_ context.Context, o store.Options) (store.Device, erro
 			MaxZeroes:      maxMemoryZeroes,
 			MaxDiscard:     maxMemoryZeroes,
 			Caps:           capsFor(inlineCaps, o.ReadOnly),
-			Identity:       fmt.Sprintf("memory:%s:%d", o.Volume, size),
+			Identity:       "memory:" + rand.Text(), // what it holds goes with it: opened again it is another disk
 		},
 	}
 	if err := d.reserve(); err != nil {

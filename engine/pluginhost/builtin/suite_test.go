@@ -234,6 +234,17 @@ func TestModel(t *testing.T) {
 	}
 }
 
+// TestMemoryIsAnotherDisk each time that it is opened, since it is empty then.
+func TestMemoryIsAnotherDisk(t *testing.T) {
+	o := store.Options{Volume: "v", Sizes: map[string]uint64{"size": 1 << 20}}
+	first := openDisk(t, Memory(), o)
+	identity := first.info.Identity
+	first.close()
+	if d := openDisk(t, Memory(), o); d.info.Identity == identity || identity == "" {
+		t.Errorf("it is %q, and was %q", d.info.Identity, identity)
+	}
+}
+
 // TestPersistence: what was written is there when the disk is opened again,
 // and it is the same disk.
 func TestPersistence(t *testing.T) {
