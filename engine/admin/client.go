@@ -97,25 +97,36 @@ func (c *Client) Rollback(ctx context.Context, plugin string, r RollbackRequest,
 }
 
 func (c *Client) order(ctx context.Context, plugin, what string, body any, report func(Event)) error {
-	text, err := json.Marshal(body)
+	resp, err := c.post(ctx, plugin, what, body)
 	if err != nil {
 		return err
+	}
+	defer resp.Body.Close()
+	return c.follow(resp.Body, report)
+}
+
+// post sends an order about a plugin. The answer is one of success, and its body
+// the caller's to close.
+func (c *Client) post(ctx context.Context, plugin, what string, body any) (*http.Response, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost,
 		"http://engine/v1/plugins/"+url.PathEscape(plugin)+"/"+what, bytes.NewReader(text))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.orders.Do(req)
 	if err != nil {
-		return c.explain(err)
+		return nil, c.explain(err)
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return c.refusal(resp)
+		defer resp.Body.Close()
+		return nil, c.refusal(resp)
 	}
-	return c.follow(resp.Body, report)
+	return resp, nil
 }
 
 // follow reads events up to the last.

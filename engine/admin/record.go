@@ -1,13 +1,10 @@
 package admin
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"time"
 )
 
@@ -81,23 +78,11 @@ func (s *stream) Write(b []byte) (int, error) {
 // Record has a volume of a plugin recorded and writes the recording to w. It ends
 // with ctx.
 func (c *Client) Record(ctx context.Context, plugin string, r RecordRequest, w io.Writer) error {
-	text, err := json.Marshal(r)
+	resp, err := c.post(ctx, plugin, "record", r)
 	if err != nil {
 		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://engine/v1/plugins/"+url.PathEscape(plugin)+"/record", bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.orders.Do(req)
-	if err != nil {
-		return c.explain(err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return c.refusal(resp)
-	}
 	if t := resp.Header.Get("Content-Type"); t != recordingType {
 		return fmt.Errorf("what answers at %s is no engine of this version: it answers with %q", c.path, t)
 	}
