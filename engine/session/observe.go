@@ -243,16 +243,30 @@ func (cn *conn) observeOnline() {
 	}
 	seen := cn.tap
 	c.hold(holdObserve)
-	c.r.Post(reactor.MailFunc(func() { // the plugin is in the middle of a call
-		cn.awaitQuiet(func() {
-			if cn.s().observer.Load() == o && cn.tap == seen {
-				if _, err := o.join(cn); err != nil {
-					cn.log.Warn("a connection is not observed", "reason", err)
-				}
+	// The plugin is in the middle of a call. This does not wait by awaitQuiet,
+	// which a takeover may need meanwhile.
+	t := &reactor.Timer{}
+	t.Fire = func() {
+		switch {
+		case cn.s().observer.Load() != o || cn.tap != seen || cn.staged != nil || cn.s().isTaking():
+		case !cn.isQuiet():
+			c.r.StartTimer(t, quietEvery)
+			return
+		default:
+			if _, err := o.join(cn); err != nil {
+				cn.log.Warn("a connection is not observed", "reason", err)
 			}
-			c.release(holdObserve)
-		})
-	}))
+		}
+		c.release(holdObserve)
+	}
+	c.r.StartTimer(t, 0)
+}
+
+// isTaking tells whether a takeover is under way.
+func (s *Session) isTaking() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taking
 }
 
 // limitsAction is the action with which the plugin would tell its limits now.
