@@ -180,7 +180,7 @@ func (i *instance) await(d time.Duration) {
 			i.end(&guest.Trap{Cause: "hang", Err: fmt.Errorf("no answer within %v", d)})
 			break
 		}
-		sys.FutexWait(&r.CompTail, i.seen, time.Duration(left))
+		sys.FutexWait(&r.CompArmed, ring.WakeFutex, time.Duration(left))
 	}
 	if i.over {
 		return

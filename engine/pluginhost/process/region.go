@@ -89,6 +89,6 @@ func (r *region) close() {
 // wakeProcess wakes the process if it sleeps. It comes after the store of SubTail.
 func (r *region) wakeProcess() {
 	if r.SubArmed.Load() != ring.Looking && r.SubArmed.Swap(ring.Looking) != ring.Looking {
-		sys.FutexWake(&r.SubTail)
+		sys.FutexWake(&r.SubArmed)
 	}
 }

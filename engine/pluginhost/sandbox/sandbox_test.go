@@ -229,6 +229,9 @@ func TestMemory(t *testing.T) {
 
 // TestMemoryMapped takes more than the watch would ever see: the kernel refuses.
 func TestMemoryMapped(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector maps more memory than the program may have")
+	}
 	w := newWorld(t)
 	s := w.spec("map")
 	s.Memory = 64 << 20

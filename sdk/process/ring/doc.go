@@ -26,11 +26,12 @@
 // of the other, what Machine.Call gave into CallOut, and adds one to CompTail.
 // Neither touches what is the other's turn.
 //
-// Waking. The process sleeps in FUTEX_WAIT on SubTail, and says so in SubArmed
-// before it looks for the last time; the engine, after it has stored SubTail,
-// looks at SubArmed and calls FUTEX_WAKE. The engine says in CompArmed how it
-// wants to be woken: by the event counter (WakeEvent) or FUTEX_WAKE on CompTail
-// (WakeFutex). Whoever wakes puts the flag back to 0 first, so that it wakes once.
+// Waking. The process says in SubArmed that it sleeps, looks for the last time,
+// and sleeps in FUTEX_WAIT on SubArmed itself; the engine, after it has stored
+// SubTail, looks at SubArmed and calls FUTEX_WAKE. The engine says in CompArmed how
+// it wants to be woken: by the event counter (WakeEvent) or FUTEX_WAKE on CompArmed
+// (WakeFutex). Whoever wakes puts the flag back to 0 first, so that it wakes once;
+// and since the flag is what is slept on, a wake that comes too early is not lost.
 // The engine calls nothing that the process could make it block in: it never reads
 // the counter, and its own way of waking is not a descriptor.
 //

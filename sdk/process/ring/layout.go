@@ -35,13 +35,13 @@ const (
 const (
 	Awake     = 0 // not at all: it looks
 	WakeEvent = 1 // by the event counter
-	WakeFutex = 2 // by FUTEX_WAKE on CompTail
+	WakeFutex = 2 // by FUTEX_WAKE on CompArmed
 )
 
 // Values of SubArmed.
 const (
 	Looking = 0
-	Asleep  = 1 // in FUTEX_WAIT on SubTail, or about to be
+	Asleep  = 1 // in FUTEX_WAIT on SubArmed, or about to be
 )
 
 // Shape starts the header: what the region holds. It never changes.

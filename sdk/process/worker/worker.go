@@ -119,7 +119,7 @@ func (w *Worker) Close() {
 	// The worker may look at closing just before it sleeps; so it is woken until
 	// it has ended.
 	for every := time.NewTicker(time.Millisecond); ; {
-		futexWake(&w.region.SubTail)
+		futexWake(&w.region.SubArmed)
 		select {
 		case <-w.ended:
 			every.Stop()
@@ -140,13 +140,15 @@ func (w *Worker) await() (tail uint32) {
 	}
 	for {
 		// The engine looks at SubArmed after it has stored SubTail; we look at
-		// SubTail after having stored SubArmed. One of the two sees the other.
+		// SubTail after having stored SubArmed. One of the two sees the other. We
+		// sleep on SubArmed, not on SubTail: a wake that was meant for earlier may
+		// come between our look and our sleep, and then there is none to follow.
 		r.SubArmed.Store(ring.Asleep)
 		if tail = r.SubTail.Load(); tail != w.taken || w.closing.Load() {
 			r.SubArmed.Store(ring.Looking)
 			return tail
 		}
-		futexWait(&r.SubTail, w.taken)
+		futexWait(&r.SubArmed, ring.Asleep)
 	}
 }
 
@@ -191,7 +193,7 @@ func (w *Worker) wakeEngine() {
 	case ring.WakeEvent:
 		signal(w.files.Bell)
 	case ring.WakeFutex:
-		futexWake(&r.CompTail)
+		futexWake(&r.CompArmed)
 	}
 }
 

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -70,7 +73,14 @@ func (e *engine) submit(s ring.Submission) {
 	tail := e.SubTail.Load()
 	e.Submissions[tail%uint32(len(e.Submissions))] = s
 	e.SubTail.Store(tail + 1)
-	futexWake(&e.SubTail)
+	e.wake()
+}
+
+// wake wakes the worker if it sleeps, or is about to.
+func (e *engine) wake() {
+	if e.SubArmed.Swap(ring.Looking) != ring.Looking {
+		futexWake(&e.SubArmed)
+	}
 }
 
 // completion waits for the next completion, by being rung for.
@@ -328,6 +338,48 @@ func (conn) Submit(a *protocol.Actions, batch []protocol.Request) int {
 	return len(batch)
 }
 
+// answer asks to be woken, and tells whether call n+1 has still to be answered.
+func (e *engine) answer(n uint32) bool {
+	e.CompArmed.Store(ring.WakeFutex)
+	return e.CompTail.Load() == n
+}
+
+// A wake that was meant for an earlier call comes at any time, also between the
+// worker's last look and its sleep. The next one must not get lost for it.
+func TestWakesAtTheWrongTime(t *testing.T) {
+	l, err := ring.MachineLayout(65536, 65536)
+	e := newEngine(t, l, err)
+	w, err := Machine(plugin{}, e.files, l, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var over atomic.Bool
+	var strays sync.WaitGroup
+	t.Cleanup(func() {
+		over.Store(true)
+		strays.Wait()
+	})
+	strays.Go(func() {
+		for !over.Load() {
+			e.wake()
+		}
+	})
+	e.In[0], e.In[4], e.In[16] = abi.EvRequest, 40, 2
+	for n, end := uint32(1), time.Now().Add(time.Second); time.Now().Before(end); n++ {
+		e.CallIn.Store(40)
+		e.SubTail.Store(n)
+		e.wake()
+		for late := time.Now().Add(patience); e.CompTail.Load() != n; runtime.Gosched() {
+			if time.Now().After(late) {
+				t.Fatalf("call %d was never taken: %d", n, e.SubHead.Load())
+			}
+		}
+	}
+	over.Store(true)
+	strays.Wait()
+	w.Close()
+}
+
 // A machine answers a call with what Machine.Call gives.
 func TestMachine(t *testing.T) {
 	l, err := ring.MachineLayout(65536, 65536)
@@ -338,12 +390,11 @@ func TestMachine(t *testing.T) {
 	}
 	e.In[0], e.In[4], e.In[16] = abi.EvRequest, 40, 2
 	for n := uint32(1); n < 100; n++ {
-		e.CompArmed.Store(ring.WakeFutex)
 		e.CallIn.Store(40)
 		e.SubTail.Store(n)
-		futexWake(&e.SubTail)
-		for e.CompTail.Load() != n {
-			futexWait(&e.CompTail, n-1)
+		e.wake()
+		for e.answer(n - 1) {
+			futexWait(&e.CompArmed, ring.WakeFutex)
 		}
 		if out := e.CallOut.Load(); out != 16 || e.Out[0] != abi.ActReady || e.Out[8] != 7 {
 			t.Fatalf("call %d: %d bytes, % x", n, out, e.Out[:16])
