@@ -53,6 +53,16 @@ func TestClosedPluginServesWhatIsOpen(t *testing.T) {
 	}
 }
 
+// eventually waits for what has to come.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
 func TestOutstandingRequestsThatNeverEnd(t *testing.T) {
 	t.Parallel()
 	l := load(t, testOptions(t, "stuck"))
@@ -63,6 +73,7 @@ func TestOutstandingRequestsThatNeverEnd(t *testing.T) {
 		k.Submit(0, block.OpWrite, 0, 0, 512)
 		k.Push()
 	})
+	eventually(t, "the process to take the request", func() bool { return k.(*link).region.SubHead.Load() == 1 })
 	if shut(t, r, k) {
 		t.Error("the process has finished what never ends")
 	}
@@ -121,6 +132,7 @@ func TestFileThatChanges(t *testing.T) {
 	pid := l.Status().PID
 	_ = syscall.Kill(pid, syscall.SIGKILL)
 	gone(t, pid)
+	eventually(t, "the death to be known", func() bool { return l.Status().PID != pid })
 	r, o := testReactor(t), newKeeper()
 	k := open(t, l, r, o, "v")
 	if st := write(t, r, k, o); st != block.OK {
