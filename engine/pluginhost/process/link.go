@@ -20,6 +20,10 @@ type link struct {
 	tail   uint32 // submissions, published or not
 	closed bool
 
+	pushed int64  // ns: when the link was idle and something was submitted
+	skip   uint32 // so many times the reactor sleeps rather than looks
+	skips  uint32 // when it last looked for too long, so many were to be skipped
+
 	extents []block.Extent // of the block status that is being told
 }
 
@@ -84,6 +88,9 @@ func (l *link) Push() {
 	if n == 0 || l.over {
 		return
 	}
+	if l.given == l.seen {
+		l.pushed = l.r.Now()
+	}
 	l.attend() // the answers are looked for: no need to be woken
 	l.publish(n)
 	l.watch()
@@ -94,11 +101,36 @@ func (l *link) Push() {
 // woken: to look meanwhile costs more than it gains, and less comes at a time.
 const many = 8
 
-// rest has the reactor sleep rather than look if much is outstanding.
+// quick is how soon a process answers, in ns, that is worth being looked for. One
+// that shares its processor with the reactor, or with the client, does not: to look
+// keeps it from running.
+const (
+	quick    = 15_000
+	maxSkips = 1024
+)
+
+// rest has the reactor sleep rather than look if much is outstanding, or if looking
+// has not paid lately.
 func (l *link) rest() {
-	if l.given-l.seen > many {
+	if l.given-l.seen > many || l.skip > 0 {
 		l.r.Behind()
 	}
+}
+
+// judge learns from the first answer after a pause whether it pays to look: each
+// look that was too long is followed by twice as many sleeps.
+func (l *link) judge() {
+	switch {
+	case l.pushed == 0:
+	case l.skip > 0:
+		l.skip--
+	case l.r.Now()-l.pushed > quick:
+		l.skips = min(2*l.skips+1, maxSkips)
+		l.skip = l.skips
+	default:
+		l.skips = 0
+	}
+	l.pushed = 0
 }
 
 // completions takes what the process has finished. It may end the link.
@@ -112,6 +144,7 @@ func (l *link) completions() bool {
 		return true
 	}
 	l.rings = 0
+	l.judge()
 	for ; n > 0 && !l.over; n-- {
 		c := l.region.Completions[l.seen&l.mask].Load()
 		l.seen++
