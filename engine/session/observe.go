@@ -195,7 +195,7 @@ func (o *observer) join(cn *conn) (joined bool, err error) {
 	if o.With != nil {
 		g = o.With
 	}
-	event := words(abi.InSize)
+	event := abi.Buffer(abi.InSize)
 	n, fits := cn.openedEvent(event, g, opening{kind: abi.SessionResumed, state: state, pos: cn.stream.Pos()})
 	if !fits {
 		return false, fmt.Errorf("%w: options, session data and the saved state together are too long for the plugin's interface", ErrNotObserved)
@@ -211,12 +211,6 @@ func (o *observer) join(cn *conn) (joined bool, err error) {
 	return true, nil
 }
 
-// words gives n bytes aligned to 8.
-func words(n int) []byte {
-	w := make([]uint64, n/8)
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), n)
-}
-
 // observeLogin hands a connection whose plugin is about to get its first event,
 // the n bytes in its input, to whoever observes the session.
 func (cn *conn) observeLogin(n int) {
@@ -224,7 +218,7 @@ func (cn *conn) observeLogin(n int) {
 	if o == nil || o.With != nil || cn.side != nil || cn.gen != o.from {
 		return
 	}
-	event := words(n)
+	event := abi.Buffer(n)
 	copy(event, cn.inst.Input())
 	tap, err := o.Join(ConnOpening{Number: cn.number, Reactor: cn.ch.r.Index(), Opened: event})
 	if err != nil {
@@ -273,7 +267,7 @@ func (s *Session) isTaking() bool {
 func (cn *conn) limitsAction() []byte {
 	const fixed = int(unsafe.Sizeof(abi.Limits{}))
 	i, id := &cn.info, cn.info.Identity
-	b := words(abi.Align(fixed + len(id)))
+	b := abi.Buffer(abi.Align(fixed + len(id)))
 	*abi.Overlay[abi.Limits](b) = abi.Limits{
 		Header: abi.Header{Kind: abi.ActLimits, Size: uint32(len(b))},
 		Size:   i.Size, MaxZeroes: i.MaxZeroes, MaxDiscard: i.MaxDiscard, FenceNS: cn.fenceNS, BlockSize: i.BlockSize,

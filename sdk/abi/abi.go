@@ -72,6 +72,12 @@ type Buffers struct {
 // Align rounds n up to the next multiple of 8.
 func Align(n int) int { return (n + 7) &^ 7 }
 
+// Buffer gives n zero bytes that start at a multiple of 8, as records do.
+func Buffer(n int) []byte {
+	words := make([]uint64, Align(n)/8)
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), n)
+}
+
 // at lays a T over b without looking at its length; callers have checked it.
 func at[T any](b []byte) *T { return (*T)(unsafe.Pointer(unsafe.SliceData(b))) }
 

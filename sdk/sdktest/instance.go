@@ -2,7 +2,6 @@ package sdktest
 
 import (
 	"fmt"
-	"unsafe"
 
 	"blockengine/sdk/abi"
 	"blockengine/sdk/protocol"
@@ -29,7 +28,7 @@ func Linked(p protocol.Plugin) func(TB) Instance {
 
 // NewLinked makes one instance of a plugin that is linked into the test.
 func NewLinked(p protocol.Plugin) Instance {
-	i := &linked{in: words(abi.InSize), out: words(abi.OutSize)}
+	i := &linked{in: abi.Buffer(abi.InSize), out: abi.Buffer(abi.OutSize)}
 	i.machine = protocol.NewMachine(p.NewConn(), i.in, i.out, nil)
 	return i
 }
@@ -37,12 +36,6 @@ func NewLinked(p protocol.Plugin) Instance {
 type linked struct {
 	machine *protocol.Machine
 	in, out []byte
-}
-
-// words gives n bytes aligned to 8.
-func words(n int) []byte {
-	w := make([]uint64, n/8)
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), n)
 }
 
 func (i *linked) Input() []byte { return i.in }

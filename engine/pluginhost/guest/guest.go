@@ -97,7 +97,7 @@ func (linked) Runtime() string { return "builtin" }
 func (linked) Close() error    { return nil }
 
 func (l linked) NewInstance(context.Context) (Instance, error) {
-	i := &linkedInstance{in: words(abi.InSize), out: words(abi.OutSize)}
+	i := &linkedInstance{in: abi.Buffer(abi.InSize), out: abi.Buffer(abi.OutSize)}
 	i.machine = protocol.NewMachine(l.plugin.NewConn(), i.in, i.out, nil)
 	return i, nil
 }

@@ -2,7 +2,6 @@ package guest
 
 import (
 	"fmt"
-	"unsafe"
 
 	"blockengine/sdk/abi"
 	"blockengine/sdk/protocol"
@@ -13,12 +12,6 @@ import (
 type linkedInstance struct {
 	machine *protocol.Machine
 	in, out []byte
-}
-
-// words gives n bytes aligned to 8.
-func words(n int) []byte {
-	w := make([]uint64, n/8)
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), n)
 }
 
 func (i *linkedInstance) Input() []byte { return i.in }

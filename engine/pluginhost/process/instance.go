@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"unsafe"
 
 	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/reactor"
@@ -34,8 +33,7 @@ var (
 // newInstance makes the engine's end of r, which is the instance's from now on.
 func newInstance(r *region, c hooks) *instance {
 	i := &instance{wait: guest.CallWait}
-	words := make([]uint64, len(r.Out)/8) // records start at a multiple of 8
-	i.out = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), len(r.Out))
+	i.out = abi.Buffer(len(r.Out))
 	i.listener.init(r, c, i.answers, i.fail, func() uint32 { return i.seen })
 	i.late.Run = i.tell
 	return i

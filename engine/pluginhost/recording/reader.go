@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"unsafe"
+
+	"blockengine/sdk/abi"
 )
 
 // Reader reads a recording. What it reads may be anything.
@@ -30,7 +31,7 @@ type Record struct {
 
 // NewReader reads the beginning of a file.
 func NewReader(r io.Reader) (*Reader, error) {
-	d := &Reader{r: r, buf: words(maxBody)}
+	d := &Reader{r: r, buf: abi.Buffer(maxBody)}
 	head := make([]byte, headSize)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return nil, fmt.Errorf("it is no recording: %w", whole(err))
@@ -51,12 +52,6 @@ func NewReader(r io.Reader) (*Reader, error) {
 		return nil, fmt.Errorf("its header is not understood: %w", err)
 	}
 	return d, nil
-}
-
-// words gives n bytes aligned to 8.
-func words(n int) []byte {
-	w := make([]uint64, (n+7)/8)
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), n)
 }
 
 // whole makes an end in the middle an unexpected one.

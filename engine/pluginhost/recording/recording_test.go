@@ -33,7 +33,7 @@ type tapped struct {
 func (p *tapped) Call(n int, budget int64) ([]byte, bool, error) {
 	in := p.Input()[:n]
 	if p.tap == nil {
-		opened := words(n)
+		opened := abi.Buffer(n)
 		copy(opened, in)
 		p.tap = p.r.Tap(Opening{Number: 7, Reactor: 1, Opened: opened})
 	}
@@ -204,7 +204,7 @@ func TestReplayOfAJoinedConnection(t *testing.T) {
 	x.Open()
 	x.Save()
 	state := x.Saved
-	opened := words(128 + abi.Align(len(state)))
+	opened := abi.Buffer(128 + abi.Align(len(state)))
 	*abi.Overlay[abi.Opened](opened) = abi.Opened{Header: abi.Header{Kind: abi.EvOpened, Size: uint32(len(opened))},
 		Session: abi.SessionResumed, StateLen: uint32(len(state)), StreamPos: x.Pos()}
 	copy(opened[128:], state)
@@ -237,10 +237,10 @@ func TestALazyWriterEndsTheRecording(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Start()
-	opened := words(128)
+	opened := abi.Buffer(128)
 	*abi.Overlay[abi.Opened](opened) = abi.Opened{Header: abi.Header{Kind: abi.EvOpened, Size: 128}}
 	tap := r.Tap(Opening{Opened: opened})
-	event := words(32 << 10)
+	event := abi.Buffer(32 << 10)
 	*abi.Overlay[abi.Header](event) = abi.Header{Kind: abi.EvMessage, Size: uint32(len(event))}
 	for i := 0; !tap.dead; i++ { // as fast as it goes: nobody reads
 		if i > 10000 {
@@ -279,10 +279,10 @@ func TestLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Start()
-	opened := words(128)
+	opened := abi.Buffer(128)
 	*abi.Overlay[abi.Opened](opened) = abi.Opened{Header: abi.Header{Kind: abi.EvOpened, Size: 128}}
 	tap := r.Tap(Opening{Opened: opened})
-	event := words(32 << 10)
+	event := abi.Buffer(32 << 10)
 	*abi.Overlay[abi.Header](event) = abi.Header{Kind: abi.EvMessage, Size: uint32(len(event))}
 	for !isOver(r) {
 		tap.Events(event)

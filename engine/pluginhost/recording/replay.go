@@ -276,7 +276,7 @@ func (p *replay) opened(event []byte) ([]byte, error) {
 	if size > abi.InSize {
 		return nil, errors.New("the options are too long for the plugin's interface")
 	}
-	out := words(size)
+	out := abi.Buffer(size)
 	copy(out, event[:fixed])
 	n := abi.Overlay[abi.Opened](out)
 	n.Size, n.OptionsLen = uint32(size), uint32(len(parts[0]))
