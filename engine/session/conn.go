@@ -38,7 +38,7 @@ type conn struct {
 	kind       uint16 // how it came to be: abi.Session…
 	onlineAt   int64  // ns, taken after the login
 	number     uint32 // in the session, valid from login on
-	registered bool   // it has a number that a link has asked for
+	registered bool   // it has its number
 	addr       transport.Address
 	dialer     *transport.Dialer
 	stream     *transport.Stream
@@ -505,7 +505,7 @@ func (cn *conn) endPlugin(l loss) {
 		}
 	}
 	cn.ch.r.StopTimer(&cn.idle)
-	if cn.stream != nil || cn.registered {
+	if cn.registered {
 		cn.s().unregister(cn)
 	}
 	if cn.stream != nil && !l.trap && !l.wrong && cn.inst != nil && !cn.await.on {

@@ -103,7 +103,6 @@ func (cn *conn) linked(link guest.Link, err error) {
 	s := cn.s()
 	cn.state = login
 	cn.number = s.register(cn)
-	cn.registered = true
 	cn.info, cn.depth = link.Info(), uint32(link.Depth())
 	cn.maxConns = uint32(len(s.channels))
 	cn.loggedIn()

@@ -26,6 +26,7 @@ func (s *Session) register(c *conn) uint32 {
 		n++
 	}
 	m.conns[n] = c
+	c.registered = true
 	return n
 }
 
