@@ -8,9 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
-	"syscall"
 
+	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/sys"
 )
 
@@ -29,28 +28,19 @@ type program struct {
 
 // openProgram reads a file and compares it with pin, a hash in hex, or "".
 func openProgram(path, pin string) (*program, error) {
-	// A named pipe must not hold the engine up until somebody writes to it.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, size, err := guest.OpenFile(path, "a program")
 	if err != nil {
-		return nil, fmt.Errorf("read plugin: %w", err)
+		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read plugin: %w", err)
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("plugin %s is no regular file (%v): give the path of a program", path, st.Mode().Type())
-	}
-	if st.Size() > maxProgram {
+	if size > maxProgram {
 		return nil, errTooLarge(path)
 	}
 	p := &program{path: path}
 	if err := p.read(f); err != nil {
 		return nil, err
 	}
-	if pin != "" && !strings.EqualFold(pin, p.hash) {
-		err := fmt.Errorf("plugin %s has SHA-256 %s and %s is wanted: put the right file there, or name the new hash", path, p.hash, pin)
+	if err := guest.CheckPin(path, p.hash, pin); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil

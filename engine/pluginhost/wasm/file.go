@@ -6,9 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"os"
-	"strings"
-	"syscall"
+
+	"blockengine/engine/pluginhost/guest"
 )
 
 // source is a plugin's file, read once: what is checked is what is compiled.
@@ -20,21 +19,13 @@ type source struct {
 
 // readSource reads a file of at most limit bytes.
 func readSource(path string, limit int64) (*source, error) {
-	// A named pipe must not hold the engine up until somebody writes to it.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, size, err := guest.OpenFile(path, "a .wasm file")
 	if err != nil {
-		return nil, fmt.Errorf("read plugin: %w", err)
+		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read plugin: %w", err)
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("plugin %s is no regular file (%v): give the path of a .wasm file", path, st.Mode().Type())
-	}
-	if st.Size() > limit {
-		return nil, tooLarge(path, st.Size(), limit)
+	if size > limit {
+		return nil, tooLarge(path, size, limit)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
@@ -53,10 +44,7 @@ func tooLarge(path string, size, limit int64) error {
 
 // pinned checks the file against the hash in the configuration, "" for none.
 func (s *source) pinned(pin string) error {
-	if pin == "" || strings.EqualFold(pin, s.hash) {
-		return nil
-	}
-	return fmt.Errorf("plugin %s has SHA-256 %s and %s is wanted: put the right file there, or name the new hash", s.path, s.hash, pin)
+	return guest.CheckPin(s.path, s.hash, pin)
 }
 
 var (
