@@ -69,7 +69,7 @@ func TestServerKilledUnderLoad(t *testing.T) {
 		server.Restart()
 	})
 	v := e.volume("disk")
-	if kills < 3 || v.Session.Losses < 3 || v.Session.Reconnects+v.Session.Connects < 4 {
+	if kills == 0 || v.Session.Losses == 0 || v.Session.Reconnects+v.Session.Connects < 2 {
 		t.Errorf("%d kills, %+v", kills, *v.Session)
 	}
 	if len(v.Errors) != 0 {
