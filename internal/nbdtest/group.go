@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// endTimeout bounds every wait for something to end.
-const endTimeout = 10 * time.Second
+// endTimeout bounds every wait for something to come or to end. It is for what
+// never comes: no test passes or fails by less, on however slow a machine.
+const endTimeout = time.Minute
 
 // group knows the goroutines of one helper by name, so that one that does not
 // end is reported as such.
@@ -61,7 +62,7 @@ func (g *group) end(t testing.TB, what string) {
 }
 
 // WaitFor polls until cond holds and fails t with the description if it does
-// not within ten seconds.
+// not within a minute.
 func WaitFor(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(endTimeout); !cond(); time.Sleep(200 * time.Microsecond) {
