@@ -162,7 +162,9 @@ func (l *ringLink) Start(r *reactor.Reactor, owner guest.LinkOwner) error {
 	return nil
 }
 
-func (l *ringLink) Payload(n int) []byte { return l.slab[n*128<<10 : (n+1)*128<<10] }
+func (l *ringLink) Lends() bool             { return false }
+func (l *ringLink) Lend(int, [][]byte) bool { return false }
+func (l *ringLink) Payload(n int) []byte    { return l.slab[n*128<<10 : (n+1)*128<<10] }
 
 func (l *ringLink) Submit(n int, op block.Op, _ block.Flags, off, length uint64) {
 	o := order{slot: n, op: op, off: off, length: length}

@@ -71,6 +71,16 @@ type Link interface {
 	// Payload is a slot's buffer, MaxTransfer bytes. It is the process's from
 	// Submit to Finished, and untrusted for ever: read it once.
 	Payload(slot int) []byte
+	// Lends says whether Lend may ever give true. It does not change.
+	Lends() bool
+	// Lend has the next request of a slot, a read or a write, use the memory that
+	// data lies in, and not the slot's buffer. It comes right before the slot's
+	// Submit, whose length data adds up to. false: the process cannot get at that
+	// memory (now), and the payload goes through the buffer. true: nothing is
+	// copied, neither before Submit nor after Finished. The memory is the process's
+	// until Finished; and if the link is lost, or closed before that, until fenced,
+	// for until then a read may still be written into it: rule 2.
+	Lend(slot int, data [][]byte) bool
 	// Submit puts a request into the ring. A slot is free again with Finished.
 	Submit(slot int, op block.Op, flags block.Flags, offset, length uint64)
 	// Push makes what was submitted visible to the process and wakes it if it

@@ -68,6 +68,12 @@ func (l *link) Payload(slot int) []byte {
 	return l.region.Buffer(slot)[:n:n]
 }
 
+// Lends implements guest.Link.
+func (l *link) Lends() bool { return false }
+
+// Lend implements guest.Link.
+func (l *link) Lend(int, [][]byte) bool { return false }
+
 // Submit implements guest.Link.
 func (l *link) Submit(slot int, op block.Op, flags block.Flags, offset, length uint64) {
 	if l.over {
