@@ -125,7 +125,7 @@ func (p *plan) load(ctx context.Context, log *slog.Logger) config.Problems {
 	}
 	registry, problems := pluginhost.Load(ctx, p.cfg, pluginhost.Options{
 		Builtins: builtins(), CacheDir: p.cacheDir(), Self: []string{"/proc/self/exe", compileName},
-		StateDir: p.processDir(), Hide: hidden(p.cfg), Poll: process.DefaultPoll, Log: log})
+		StateDir: p.processDir(), Hide: hidden(p.cfg), Poll: p.cfg.Engine.Poll, Log: log})
 	p.registry = registry
 	p.values = make([]pluginhost.Values, len(p.cfg.Volumes))
 	for i := range p.cfg.Volumes {
