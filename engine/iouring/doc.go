@@ -5,5 +5,6 @@
 // It must not know what the entries are about: it imports engine/sys and
 // engine/reactor only.
 //
-// Read first: Ring; then Source, a ring in a reactor.
+// Read first: Ring; then Source, a ring in a reactor, and Hub, the one that all on
+// a reactor share.
 package iouring

@@ -27,9 +27,12 @@ const (
 
 // Options of a ring.
 type Options struct {
-	Entries int  // to be submitted at a time, 1 to 32768; rounded up to a power of two
-	SQE128  bool // entries of 128 bytes, for commands that need the room
-	CQE32   bool // completions of 32 bytes
+	Entries int // to be submitted at a time, 1 to 32768; rounded up to a power of two
+	// Completions is how many are held until they are reaped, at least Entries;
+	// 0: twice as many as Entries. More than that wait in the kernel.
+	Completions int
+	SQE128      bool // entries of 128 bytes, for commands that need the room
+	CQE32       bool // completions of 32 bytes
 	// Owned says that the thread that makes the ring is the only one that
 	// submits and reaps. The kernel then does the work of completions when that
 	// thread asks for it, and interrupts it never.
@@ -64,9 +67,12 @@ func New(o Options) (*Ring, error) {
 	if o.Entries < 1 || o.Entries > maxEntries {
 		return nil, fmt.Errorf("io_uring: a ring of %d entries: give 1 to %d", o.Entries, maxEntries)
 	}
+	if o.Completions != 0 && (o.Completions < o.Entries || o.Completions > 2*maxEntries) {
+		return nil, fmt.Errorf("io_uring: a ring of %d completions: give %d to %d", o.Completions, o.Entries, 2*maxEntries)
+	}
 	var err error
 	for _, how := range setups(o) {
-		p := sys.UringParams{Flags: how}
+		p := sys.UringParams{Flags: how, CQEntries: uint32(o.Completions)}
 		var fd int
 		if fd, err = sys.UringSetup(uint32(o.Entries), &p); err == nil {
 			return mapped(fd, &p)
@@ -86,6 +92,9 @@ func setups(o Options) []uint32 {
 	}
 	if o.CQE32 {
 		base |= sys.UringSetupCQE32
+	}
+	if o.Completions != 0 {
+		base |= sys.UringSetupCQSize
 	}
 	if !o.Owned {
 		return []uint32{base | sys.UringSetupSubmitAll, base}

@@ -20,6 +20,7 @@ type Source struct {
 	events  int
 	source  *reactor.Source
 	on      Events
+	slow    bool // what is submitted may block for a moment
 }
 
 // Events are what a Source calls, on its reactor.
@@ -70,11 +71,25 @@ func (s *Source) look() bool {
 		return false
 	}
 	if !s.Ring.Ready() { // work for the kernel to do, or what it has not taken
-		if err := s.Submit(); err != nil {
+		if err := s.enter(); err != nil {
 			s.trouble(err)
 			return true
 		}
 	}
+	s.reap()
+	return true
+}
+
+// enter submits, as is fit for what there is.
+func (s *Source) enter() error {
+	if s.slow {
+		return s.SubmitSlowly()
+	}
+	return s.Submit()
+}
+
+// reap hands on a batch of completions.
+func (s *Source) reap() {
 	for range s.on.Batch {
 		c, ok := s.Next()
 		if !ok {
@@ -82,11 +97,10 @@ func (s *Source) look() bool {
 		}
 		s.on.Reap(c)
 		if s.Ring == nil {
-			return true // Reap has closed it
+			return // Reap has closed it
 		}
 	}
 	s.on.Reaped()
-	return true
 }
 
 // arm asks for the eventfd before the reactor sleeps.
@@ -107,10 +121,16 @@ func (s *Source) Flush() {
 	if s.Ring == nil {
 		return
 	}
-	if err := s.Submit(); err != nil {
+	if err := s.enter(); err != nil {
 		s.trouble(err)
 	}
-	if s.HasWork() {
+	s.keepLooking()
+}
+
+// keepLooking has the ring looked at in the next turn if there is something, or
+// something that the kernel has not taken.
+func (s *Source) keepLooking() {
+	if s.Ring != nil && (s.HasWork() || s.Pending() > 0) {
 		s.Notify(false)
 		s.reactor.Poll(&s.polled)
 	}

@@ -46,6 +46,7 @@ type Reactor struct {
 	timers  timerHeap
 	nextGen uint32 // tells a source from its predecessors in the same place
 	events  [128]sys.EpollEvent
+	shared  map[any]any // by keys of their users' own types
 
 	mail     mailbox
 	sleeping atomic.Bool  // in, or about to enter, a call that sleeps

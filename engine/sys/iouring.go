@@ -65,15 +65,25 @@ type UringOffsets struct {
 
 // Opcodes, and flags of an entry.
 const (
-	UringOpNop      = 0
-	UringOpReadFix  = 4
-	UringOpWriteFix = 5
-	UringOpRead     = 22
-	UringOpWrite    = 23
-	UringOpCmd      = 46
+	UringOpNop       = 0
+	UringOpReadv     = 1
+	UringOpWritev    = 2
+	UringOpFsync     = 3
+	UringOpReadFix   = 4
+	UringOpWriteFix  = 5
+	UringOpFallocate = 17
+	UringOpRead      = 22
+	UringOpWrite     = 23
+	UringOpCmd       = 46
 
 	UringFixedFile = 1 << 0
+	UringAsync     = 1 << 4 // by a worker of the kernel's, at once
+
+	UringFsyncData = 1 << 0 // OpFlags of UringOpFsync: as fdatasync
 )
+
+// UringCQEMore is a flag of a completion: the entry goes on, more will follow.
+const UringCQEMore = 1 << 1
 
 // Flags of io_uring_setup.
 const (
@@ -110,8 +120,41 @@ const (
 	UringRegisterFiles     = 2
 	UringUnregisterFiles   = 3
 	UringRegisterEventfd   = 4
+	UringUpdateFiles       = 6
 	UringRegisterProbe     = 8
+	UringRegisterFiles2    = 13
+	UringRegisterBuffers2  = 15
+	UringUpdateBuffers     = 16
+
+	UringSparse = 1 << 0 // UringTable.Flags: all places are empty at first
 )
+
+// UringTable is struct io_uring_rsrc_register: a table of N files or buffers.
+type UringTable struct {
+	N     uint32
+	Flags uint32
+	_     uint64
+	Data  uint64
+	Tags  uint64
+}
+
+// UringUpdate is struct io_uring_rsrc_update2: what N places of a table from
+// Offset on are to have.
+type UringUpdate struct {
+	Offset uint32
+	_      uint32
+	Data   uint64
+	Tags   uint64
+	N      uint32
+	_      uint32
+}
+
+// UringFilesUpdate is struct io_uring_files_update; -1 empties a place.
+type UringFilesUpdate struct {
+	Offset uint32
+	_      uint32
+	FDs    uint64
+}
 
 // Where the parts of a ring are mapped.
 const (

@@ -28,6 +28,10 @@ func TestUringLayouts(t *testing.T) {
 		{"params.sq_off", unsafe.Offsetof(p.SQOff), 40},
 		{"params.cq_off", unsafe.Offsetof(p.CQOff), 80},
 		{"offsets.cqes", unsafe.Offsetof(p.CQOff.DroppedOrCQEs), 20},
+		{"rsrc_register", unsafe.Sizeof(UringTable{}), 32},
+		{"rsrc_update2", unsafe.Sizeof(UringUpdate{}), 32},
+		{"rsrc_update2.nr", unsafe.Offsetof(UringUpdate{}.N), 24},
+		{"files_update", unsafe.Sizeof(UringFilesUpdate{}), 16},
 		{"getevents_arg", unsafe.Sizeof(w), 24},
 		{"getevents_arg.ts", unsafe.Offsetof(w.ts), 16},
 	} {
