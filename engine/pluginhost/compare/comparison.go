@@ -60,6 +60,7 @@ type Comparison struct {
 	oldOnly  int      // that only the old version has ended
 	tolerate map[Class]bool
 	notes    []*Difference // of tolerated classes, the first of each
+	lagAt    uint64        // the call at which lag looks again
 	stray    uint64        // that a version has named last and does not hold
 	resumed  bool          // timers that were set before are not known
 }
@@ -80,12 +81,21 @@ func newComparison(pos uint64, tolerate ...Class) *Comparison {
 
 // begin begins a call.
 func (c *Comparison) begin() {
-	c.calls++
 	for i := range c.sides {
 		s := &c.sides[i]
-		s.step, s.taken, s.setNow, s.saved = s.pos, -1, 0, false
+		s.step, s.setNow, s.saved = s.pos, 0, false
 	}
-	c.log.group(c.calls, c.sides[Old].sent)
+	c.sides[New].taken = -1
+	c.goOn()
+}
+
+// goOn goes on with another call of the old version, whose events the new one is
+// handed together with those of the call before.
+func (c *Comparison) goOn() {
+	c.calls++
+	s := &c.sides[Old]
+	s.step, s.taken = s.pos, -1
+	c.log.group(c.calls, s.sent)
 }
 
 // offer notes a request that the old version is being offered. It is false if

@@ -17,14 +17,19 @@ const maxRounds = 64
 // version was handed, and holds its actions against that one's. Events and
 // Actions are guest.Tap's. It is used by one goroutine at a time.
 type Follower struct {
-	c    *Comparison
-	inst guest.Instance
-	last []byte // the events of the call under way
-	n    int    // of them
-	own  int    // bytes of an Opened of its own, in the instance's input
-	skip bool   // what is under way is none of its business
-	seen stream // bytes that the other version has passed and this one has not
-	err  error  // why it follows no more
+	c     *Comparison
+	inst  guest.Instance
+	start Start
+	first []byte // what it has answered to a saved state so far
+	last  []byte // the events of the call under way, or of several
+	n     int    // of them
+	from  int    // where those of the last of several calls begin
+	shown bool   // there are windows among them
+	own   int    // bytes of an Opened of its own, in the instance's input
+	skip  bool   // what is under way is none of its business
+	call  call
+	seen  stream // bytes that the other version has passed and this one has not
+	err   error  // why it follows no more
 }
 
 // Start is how a follower begins.
@@ -44,60 +49,30 @@ type Start struct {
 // Follow begins. inst stays the caller's to close. An error means that the
 // version cannot go on from the saved state.
 func Follow(inst guest.Instance, s Start) (*Follower, error) {
+	f, err := newFollower(inst, s)
+	if err != nil {
+		return nil, err
+	}
+	f.drive()
+	return f, f.err
+}
+
+// newFollower puts the first event into the instance's input, and asks for it to
+// be handed in if it tells of a saved state.
+func newFollower(inst guest.Instance, s Start) (*Follower, error) {
 	o := abi.Overlay[abi.Opened](s.Opened)
 	if o == nil || o.Kind != abi.EvOpened {
 		return nil, errors.New("a connection begins with an event that is not Opened")
 	}
-	f := &Follower{inst: inst, c: newComparison(o.StreamPos, s.Tolerate...), last: make([]byte, abi.InSize)}
 	if len(s.Opened) > len(inst.Input()) {
 		return nil, errors.New("its options, session data and the saved state together are too long for the plugin's interface")
 	}
+	f := &Follower{inst: inst, start: s, c: newComparison(o.StreamPos, s.Tolerate...), last: abi.Buffer(abi.InSize)}
 	f.own = copy(inst.Input(), s.Opened)
-	if !s.Resumed {
-		return f, nil
+	if s.Resumed {
+		f.resume()
 	}
-	return f, f.resume(s)
-}
-
-// resume hands in the saved state.
-func (f *Follower) resume(s Start) error {
-	f.c.resumed = true
-	f.c.begin()
-	var all []byte
-	n := f.own
-	f.own = 0
-	for round := 0; ; round++ {
-		actions, more, err := f.inst.Call(n, guest.BudgetLogin)
-		if err != nil {
-			return f.trapped(err)
-		}
-		all = append(all, actions...)
-		if !more {
-			break
-		}
-		if round == maxRounds || len(actions) == 0 {
-			return f.broke("its actions do not come to an end")
-		}
-		n = 0
-	}
-	if s.Judge != nil {
-		if err := s.Judge(all); err != nil {
-			return err
-		}
-	}
-	if wrong := f.c.take(New, all); wrong != "" {
-		return f.broke(wrong)
-	}
-	if b := &f.c.sides[New]; b.failed {
-		return fmt.Errorf("it cannot go on from the saved state: %s", b.why)
-	}
-	if s.Limits == nil {
-		f.c.sides[New].lanes[laneLimits] = lane{}
-		f.c.sides[Old].limits = true
-	} else if wrong := f.c.take(Old, s.Limits); wrong != "" {
-		return errors.New(wrong)
-	}
-	return f.c.settle(false)
+	return f, nil
 }
 
 // Requests is how many requests both versions have ended in the same way.
@@ -121,15 +96,22 @@ func (f *Follower) Give(text string) {
 }
 
 // Events takes the events of a call of the other version, none for more of its
-// actions.
+// actions. They are read once: a plugin in another process could change them
+// while they are looked at.
 func (f *Follower) Events(b []byte) {
 	if f.err != nil || len(b) == 0 {
 		return
 	}
-	f.n = copy(f.last, b)
-	f.skip = false
+	f.n, f.skip, f.shown = 0, false, false
 	f.c.begin()
-	rec, _, ok := abi.Next(b)
+	f.add(b)
+}
+
+// add takes the events of a call, the only one or one more.
+func (f *Follower) add(b []byte) {
+	f.from = f.n
+	f.n += copy(f.last[f.n:], b)
+	rec, _, ok := abi.Next(f.last[f.from:f.n])
 	if !ok {
 		f.Give("an event is malformed")
 		return
@@ -137,6 +119,8 @@ func (f *Follower) Events(b []byte) {
 	switch abi.Overlay[abi.Header](rec).Kind {
 	case abi.EvRequest:
 		f.offer()
+	case abi.EvReceived:
+		f.shown = true
 	case abi.EvSave, abi.EvClosed:
 		f.skip = true // what is saved is compared by who resumes; after Closed nothing counts
 	}
@@ -144,7 +128,7 @@ func (f *Follower) Events(b []byte) {
 
 // offer notes the requests of the call.
 func (f *Follower) offer() {
-	for b := f.last[:f.n]; len(b) > 0; {
+	for b := f.last[f.from:f.n]; len(b) > 0; {
 		rec, rest, ok := abi.Next(b)
 		if !ok {
 			f.Give("an event is malformed")
@@ -162,57 +146,56 @@ func (f *Follower) offer() {
 // Actions takes what the other version has answered. When that is all, the
 // events go to the instance that follows.
 func (f *Follower) Actions(b []byte, more bool, err error) {
+	if f.heard(b, err); f.err != nil || f.skip || more {
+		return
+	}
+	f.follow()
+	f.drive()
+}
+
+// heard takes actions of the other version.
+func (f *Follower) heard(b []byte, err error) {
 	switch {
 	case f.err != nil || f.skip:
-		return
 	case err != nil:
 		f.Give("the version that ran has trapped: " + err.Error())
-		return
-	}
-	if wrong := f.c.take(Old, b); wrong != "" {
-		f.Give("the version that ran has broken the contract: " + wrong)
-		return
-	}
-	if !more {
-		f.err = f.follow()
+	default:
+		if wrong := f.c.take(Old, b); wrong != "" {
+			f.Give("the version that ran has broken the contract: " + wrong)
+		}
 	}
 }
 
-// follow hands the call's events in and compares.
-func (f *Follower) follow() error {
-	if err := f.trim(); err != nil {
-		return err
+// follow has the events handed in, and what both have done compared.
+func (f *Follower) follow() {
+	f.trim()
+	if err := f.handIn(); err != nil {
+		f.err = err
 	}
+}
+
+func (f *Follower) handIn() error {
 	kind := abi.Overlay[abi.Header](f.last).Kind
-	if kind == abi.EvOpened {
-		if f.own == 0 {
-			return nil // it is resumed
+	switch {
+	case kind == abi.EvOpened:
+		if f.own > 0 { // else it is resumed
+			f.ask(f.own, guest.BudgetLogin, thenCompare)
+			f.own = 0
 		}
-		n := f.own
-		f.own = 0
-		if err := f.run(n, guest.BudgetLogin); err != nil {
-			return err
-		}
-		return f.settle(true)
-	}
-	if f.own > 0 {
+		return nil
+	case f.own > 0:
 		return &Limit{"the connection does not begin with Opened"}
+	case f.n == 0 || !f.wanted(kind):
+		return f.finish(true)
+	case f.shown && !f.seen.empty():
+		return f.catchUpWith(f.last[:f.n])
 	}
-	caught := true
-	if f.n > 0 && f.wanted(kind) {
-		if kind == abi.EvReceived {
-			var err error
-			if caught, err = f.received(); err != nil {
-				return err
-			}
-		} else if err := f.run(copy(f.inst.Input(), f.last[:f.n]), f.budget(kind, f.n)); err != nil {
-			return err
-		}
+	t := thenCompare
+	if f.shown {
+		t = thenWindows
 	}
-	if err := f.flow(); err != nil {
-		return err
-	}
-	return f.settle(caught)
+	f.ask(copy(f.inst.Input(), f.last[:f.n]), f.budget(kind, f.n), t)
+	return nil
 }
 
 // settle compares. What differs in a login may follow from what the new version
@@ -229,17 +212,18 @@ func (f *Follower) settle(caught bool) error {
 	return err
 }
 
-// trim leaves out the requests that the other version has not taken.
-func (f *Follower) trim() error {
+// trim leaves out the requests of the last call that the other version has not
+// taken.
+func (f *Follower) trim() {
 	taken := f.c.sides[Old].taken
 	if taken < 0 {
-		return nil
+		return
 	}
-	at, i := 0, int64(0)
-	for b := f.last[:f.n]; len(b) > 0; i++ {
+	at, i := f.from, int64(0)
+	for b := f.last[f.from:f.n]; len(b) > 0; i++ {
 		rec, rest, ok := abi.Next(b)
 		if !ok {
-			return nil
+			return
 		}
 		if r := abi.Overlay[abi.Request](rec); i < taken {
 			at += len(rec)
@@ -249,7 +233,6 @@ func (f *Follower) trim() error {
 		b = rest
 	}
 	f.n = at
-	return nil
 }
 
 // wanted tells whether an event is of use to the version that follows.
@@ -284,29 +267,6 @@ func (f *Follower) budget(kind uint16, n int) int64 {
 	return guest.BudgetCall + int64(n)*guest.PerByte
 }
 
-// run makes a call with the n bytes in the instance's input.
-func (f *Follower) run(n int, budget int64) error {
-	for round := 0; ; round++ {
-		if round == maxRounds {
-			return f.broke("its actions do not come to an end")
-		}
-		actions, more, err := f.inst.Call(n, budget)
-		if err != nil {
-			return f.trapped(err)
-		}
-		if wrong := f.c.take(New, actions); wrong != "" {
-			return f.broke(wrong)
-		}
-		if !more {
-			return nil
-		}
-		if len(actions) == 0 {
-			return f.broke("it has more actions but gives none")
-		}
-		n = 0
-	}
-}
-
 func (f *Follower) trapped(err error) error {
 	return f.blame(Trapped, "the new version traps", err.Error())
 }
@@ -315,13 +275,22 @@ func (f *Follower) broke(what string) error {
 	return f.blame(Contract, "the new version breaks the contract", what)
 }
 
-// blame names what the call was about.
+// blame names what the call was about: its requests, the first of them by name.
 func (f *Follower) blame(class Class, what, how string) error {
 	d := &Difference{Class: class, Call: f.c.calls, What: what, Old: "does not", New: how}
-	if r := abi.Overlay[abi.Request](f.last[:f.n]); r != nil && r.Kind == abi.EvRequest {
-		d.Request = Request{Tag: r.Tag, Op: r.Op, Mods: r.Mods, Offset: r.Offset, Length: r.Length}
-		d.Of = max(1, f.n/int(r.Size))
-	} else if e := f.c.requests.find(f.c.stray); how == strange && e != nil {
+	for b := f.last[:f.n]; len(b) > 0; {
+		rec, rest, ok := abi.Next(b)
+		if !ok {
+			break
+		}
+		b = rest
+		if r := abi.Overlay[abi.Request](rec); r != nil && r.Kind == abi.EvRequest {
+			if d.Of++; d.Of == 1 {
+				d.Request = Request{Tag: r.Tag, Op: r.Op, Mods: r.Mods, Offset: r.Offset, Length: r.Length}
+			}
+		}
+	}
+	if e := f.c.requests.find(f.c.stray); d.Of == 0 && how == strange && e != nil {
 		d.Request, d.Of = e.Request, 1
 	}
 	return d
@@ -337,53 +306,6 @@ func (f *Follower) flow() error {
 		return &Limit{fmt.Sprintf("the new version takes %d requests at a time, and the one that runs has more", b.depth)}
 	}
 	return nil
-}
-
-// received hands windows in. caught says that it has come as far in the stream
-// as the other version.
-func (f *Follower) received() (caught bool, err error) {
-	a, b := &f.c.sides[Old], &f.c.sides[New]
-	if f.seen.empty() {
-		if err := f.run(copy(f.inst.Input(), f.last[:f.n]), f.budget(abi.EvReceived, f.n)); err != nil {
-			return false, err
-		}
-		if b.pos >= a.pos || b.failed {
-			return true, nil
-		}
-	}
-	if !f.seen.keep(b.pos, f.last[:f.n]) {
-		return false, &Limit{"the new version leaves too much of the stream for later"}
-	}
-	return f.catchUp()
-}
-
-// catchUp hands in windows of its own, of the bytes that the other version has
-// passed, as the engine would cut them for this one.
-func (f *Follower) catchUp() (caught bool, err error) {
-	a, b := &f.c.sides[Old], &f.c.sides[New]
-	for b.pos < a.pos && !b.failed {
-		have := f.seen.at(b.pos)
-		pos, want := b.pos, b.min
-		if len(have) >= want {
-			n := f.window(pos, have[:min(len(have), b.max)])
-			if err := f.run(n, f.budget(abi.EvReceived, n)); err != nil {
-				return false, err
-			}
-			if b.pos != pos || b.min != want {
-				continue
-			}
-			if len(have) >= b.max {
-				return false, f.broke("it does not consume what it receives")
-			}
-		}
-		if end := pos + uint64(len(have)); end < a.pos {
-			return false, f.unseen(end)
-		}
-		f.seen.drop(b.pos)
-		return false, nil
-	}
-	f.seen.drop(b.pos)
-	return true, nil
 }
 
 // unseen ends the comparison because the new version wants to look at bytes that

@@ -11,6 +11,9 @@ import (
 // with the end of a request while others are outstanding.
 const maxLag = 256
 
+// lagEvery is how many calls of the old version lie between two looks for that.
+const lagEvery = 64
+
 // settle looks at what both versions have done by the end of a call. quiet says
 // that the new one has seen all that the old one has: when the latter then holds
 // nothing, both must have said the same.
@@ -57,7 +60,8 @@ func (c *Comparison) look(quiet bool) error {
 	if quiet && a.held == 0 && !a.failed {
 		return c.quiet()
 	}
-	if c.oldOnly > 0 && c.calls%64 == 0 {
+	if c.oldOnly > 0 && c.calls >= c.lagAt {
+		c.lagAt = c.calls + lagEvery
 		return c.lag()
 	}
 	return nil
