@@ -106,7 +106,7 @@ func control(t *testing.T, vm *VM) {
 // are no processes, files, descriptors or goroutines.
 func TestNothingIsLeft(t *testing.T) {
 	Require(t)
-	image(t)
+	image(t, DefaultKernel())
 	nbdtest.CheckLeaks(t)
 	var pids []int
 	var dirs []string

@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type Options struct {
 	Modules []string          // loaded beside virtio_blk before the agent starts; see guest.Modules
 	Files   map[string]string // files of this host by their path in the guest, all executable
 	Args    []string          // more of QEMU's arguments
+	Kernel  guest.Kernel      // "": DefaultKernel
 	Limit   time.Duration     // of each wait, the boot among them; 0: DefaultLimit
 }
 
@@ -67,16 +69,21 @@ func Require(t testing.TB) {
 	}
 }
 
-// buildImage builds the guest once for the test process.
-var buildImage = sync.OnceValues(func() (guest.Image, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*DefaultLimit)
-	defer cancel()
-	return guest.Build(ctx, nil)
-})
+// images are built once for the test process.
+var images sync.Map // of guest.Kernel to func() (guest.Image, error)
 
-func image(t testing.TB) guest.Image {
+func buildImage(k guest.Kernel) (guest.Image, error) {
+	build, _ := images.LoadOrStore(k, sync.OnceValues(func() (guest.Image, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*DefaultLimit)
+		defer cancel()
+		return guest.Build(ctx, k, nil)
+	}))
+	return build.(func() (guest.Image, error))()
+}
+
+func image(t testing.TB, k guest.Kernel) guest.Image {
 	t.Helper()
-	img, err := buildImage()
+	img, err := buildImage(k)
 	var unavailable *guest.UnavailableError
 	switch {
 	case err == nil:
@@ -87,6 +94,10 @@ func image(t testing.TB) guest.Image {
 	t.Fatal("vmtest: ", err)
 	return img
 }
+
+// DefaultKernel is the one of guests that ask for none: VM_KERNEL of the
+// environment, or the stable one.
+func DefaultKernel() guest.Kernel { return cmp.Or(guest.Kernel(os.Getenv("VM_KERNEL")), guest.Stable) }
 
 // Start boots a guest and waits until its agent answers. The servers of its
 // disks must accept connections already. It skips like [Require].
@@ -102,8 +113,9 @@ func Start(t testing.TB, o Options) *VM {
 	if o.Limit == 0 {
 		o.Limit = DefaultLimit
 	}
+	o.Kernel = cmp.Or(o.Kernel, DefaultKernel())
 	vm := &VM{t: t, opts: o, dir: nbdtest.SocketDir(t), slots: make([]string, max(minSlots, len(o.Disks)))}
-	vm.boot(image(t))
+	vm.boot(image(t, o.Kernel))
 	return vm
 }
 

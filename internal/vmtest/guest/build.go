@@ -38,10 +38,14 @@ type builder struct {
 	log   func(format string, args ...any)
 }
 
-// Build gives the guest's image out of the user's cache directory, building what
-// is not there. One process builds at a time, the others wait, all until ctx
+// Build gives the image of a guest with a kernel out of the user's cache
+// directory, building what is not there. One process builds at a time, the others wait, all until ctx
 // ends. log hears what takes time; nil is silence.
-func Build(ctx context.Context, log func(format string, args ...any)) (Image, error) {
+func Build(ctx context.Context, k Kernel, log func(format string, args ...any)) (Image, error) {
+	o, err := originOf(k)
+	if err != nil {
+		return Image{}, err
+	}
 	if runtime.GOARCH != "amd64" {
 		return Image{}, &UnavailableError{fmt.Errorf("the guest is x86-64 and takes its programs from this machine, which is %s", runtime.GOARCH)}
 	}
@@ -52,10 +56,10 @@ func Build(ctx context.Context, log func(format string, args ...any)) (Image, er
 	if log == nil {
 		log = func(string, ...any) {}
 	}
-	return build(ctx, filepath.Join(user, "blockengine", "guest"), log)
+	return build(ctx, &o, filepath.Join(user, "blockengine", "guest"), log)
 }
 
-func build(ctx context.Context, cache string, log func(string, ...any)) (Image, error) {
+func build(ctx context.Context, o *origin, cache string, log func(string, ...any)) (Image, error) {
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return Image{}, err
 	}
@@ -65,7 +69,7 @@ func build(ctx context.Context, cache string, log func(string, ...any)) (Image, 
 	}
 	defer unlock()
 	b := &builder{cache, log}
-	k, err := b.getKernel(ctx)
+	k, err := b.getKernel(ctx, o)
 	if err != nil {
 		return Image{}, err
 	}

@@ -1,6 +1,7 @@
-// Package guest builds the small Linux system that the VM tests boot: Debian's
-// 6.12 kernel and an initramfs with busybox, kernel modules, the programs of
-// this host that the tests run, and the agent (internal/vmtest/agent).
+// Package guest builds the small Linux systems that the VM tests boot: a kernel
+// of Debian's ([Kernels] says which there are) and an initramfs with busybox,
+// kernel modules, the programs of this host that the tests run, and the agent
+// (internal/vmtest/agent).
 //
 // It knows nothing of QEMU or of tests. Where to read first: [Build].
 //

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,8 +14,18 @@ import (
 	"blockengine/internal/nbdtest"
 )
 
-func TestNewestKernel(t *testing.T) {
-	names := `linux-image-6.12.9+deb12-cloud-amd64 - Linux 6.12 for x86-64 cloud (signed)
+// known is an origin that must be there.
+func known(t *testing.T, k Kernel) *origin {
+	t.Helper()
+	o, err := originOf(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &o
+}
+
+func TestNewestRelease(t *testing.T) {
+	stable := `linux-image-6.12.9+deb12-cloud-amd64 - Linux 6.12 for x86-64 cloud (signed)
 linux-image-6.12-cloud-amd64 - Linux for x86-64 cloud (meta-package)
 linux-image-6.12.117+deb12-cloud-amd64 - Linux 6.12 for x86-64 cloud (signed)
 linux-image-6.12.120+deb12-cloud-amd64-unsigned - Linux 6.12 for x86-64 cloud
@@ -22,41 +33,108 @@ linux-image-6.12.121+deb12-cloud-amd64-dbg - Debugging symbols
 linux-image-6.1.130+deb12-cloud-amd64 - Linux 6.1
 linux-image-6.12.20+deb12-cloud-amd64 - Linux 6.12 for x86-64 cloud (signed)
 `
-	if got, want := newest(names), "linux-image-6.12.117+deb12-cloud-amd64"; got != want {
-		t.Errorf("the newest is %q, want %q", got, want)
+	backports := `linux-binary-7.2.12+deb13-cloud-amd64 - Linux 7.2.12
+linux-binary-6.19.14+deb13-cloud-amd64 - Binary for Linux 6.19.14 (signed)
+linux-binary-7.10.1+deb13-cloud-amd64 - Linux 7.10.1
+linux-binary-7.9.30+deb13-cloud-amd64 - Linux 7.9.30
+linux-binary-unsigned-7.11.1+deb13-cloud-amd64 - Linux 7.11.1
+linux-binary-7.10.2+deb13-amd64 - Linux 7.10.2 for 64-bit PCs
+`
+	for _, x := range []struct {
+		kernel      Kernel
+		names, want string
+	}{
+		{Stable, stable, "6.12.117+deb12-cloud-amd64"},
+		{Stable, backports, ""},
+		{Newest, backports, "7.10.1+deb13-cloud-amd64"},
+		{Newest, stable, ""},
+	} {
+		o := known(t, x.kernel)
+		if got := o.newest(o.named, x.names); got != x.want {
+			t.Errorf("the newest %s is %q, want %q", x.kernel, got, x.want)
+		}
 	}
-	if got := newest("linux-image-6.1.0-9-amd64\n"); got != "" {
-		t.Errorf("there is no kernel of ours, got %q", got)
+	if _, err := originOf("6.13"); err == nil || !strings.Contains(err.Error(), string(Newest)) {
+		t.Errorf("a kernel that there is not: %v", err)
 	}
 }
 
-// TestKernelBefore: without apt, the newest whole kernel in the cache is taken.
+// TestKernelBefore: without apt, the newest whole kernel of the right kind in the
+// cache is taken.
 func TestKernelBefore(t *testing.T) {
 	b := &builder{cache: t.TempDir(), log: t.Logf}
-	if k, ok := b.kernelBefore(); ok {
+	o := known(t, Stable)
+	if k, ok := b.kernelBefore(o); ok {
 		t.Errorf("an empty cache holds %+v", k)
 	}
-	for _, n := range []string{"9", "117", "20"} {
-		release := "6.12." + n + "+deb12-cloud-amd64"
-		dir := filepath.Join(b.cache, "kernel-linux-image-"+release)
-		for _, sub := range []string{"boot", "lib/modules/" + release} {
-			if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := os.WriteFile(filepath.Join(dir, "boot/vmlinuz-"+release), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	for _, release := range []string{"6.12.9+deb12-cloud-amd64", "6.12.117+deb12-cloud-amd64", "6.12.20+deb12-cloud-amd64", "7.3.4+deb13-cloud-amd64"} {
+		fakeKernel(t, filepath.Join(b.cache, dirPrefix+release), "lib/modules/"+release, "boot/vmlinuz-"+release)
 	}
-	k, ok := b.kernelBefore()
+	k, ok := b.kernelBefore(o)
 	if want := "6.12.117+deb12-cloud-amd64"; !ok || k.release != want {
 		t.Errorf("got %q, %v, want %q", k.release, ok, want)
+	}
+	if k, ok := b.kernelBefore(known(t, Newest)); !ok || k.release != "7.3.4+deb13-cloud-amd64" {
+		t.Errorf("of the other kind there is %q, %v", k.release, ok)
 	}
 	if err := os.RemoveAll(k.modules()); err != nil {
 		t.Fatal(err)
 	}
 	if k, ok := unpacked(k.dir); ok {
 		t.Errorf("half a kernel is taken for one: %+v", k)
+	}
+}
+
+// fakeKernel makes what an unpacked package has: a directory of modules and an
+// image.
+func fakeKernel(t *testing.T, root, modules, image string) {
+	t.Helper()
+	for _, dir := range []string{modules, filepath.Dir(image)} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, image), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestArrange: both ways in which Debian packs a kernel are the same afterwards.
+func TestArrange(t *testing.T) {
+	const release = "7.3.4+deb13-cloud-amd64"
+	for _, x := range [][2]string{
+		{"lib/modules/" + release, "boot/vmlinuz-" + release},
+		{"usr/lib/modules/" + release, "usr/lib/modules/" + release + "/vmlinuz"},
+	} {
+		root := t.TempDir()
+		fakeKernel(t, root, x[0], x[1])
+		if err := arrange(root, release); err != nil {
+			t.Fatal(err)
+		}
+		if k, ok := unpacked(root); !ok || k.release != release {
+			t.Errorf("with modules in %s there is %+v, %v", x[0], k, ok)
+		}
+	}
+}
+
+// TestUnreachable: without the archive a kernel that was unpacked before does, and
+// without one it is said what is missing.
+func TestUnreachable(t *testing.T) {
+	for _, tool := range Tools[:3] {
+		nbdtest.Require(t, tool.Program, tool.Package)
+	}
+	b := &builder{cache: t.TempDir(), log: t.Logf}
+	o := known(t, Newest)
+	o.sources = strings.Replace(o.sources, "http://deb.debian.org/debian", "http://127.0.0.1:9", 1) // port 9 discards
+	_, err := b.getKernel(t.Context(), o)
+	var unavailable *UnavailableError
+	if !errors.As(err, &unavailable) || !strings.Contains(err.Error(), "127.0.0.1") || !strings.Contains(err.Error(), o.mend) {
+		t.Errorf("without the archive: %v", err)
+	}
+	const release = "7.3.4+deb13-cloud-amd64"
+	fakeKernel(t, filepath.Join(b.cache, dirPrefix+release), "lib/modules/"+release, "boot/vmlinuz-"+release)
+	if k, err := b.getKernel(t.Context(), o); err != nil || k.release != release {
+		t.Errorf("without the archive, and with a kernel: %+v, %v", k, err)
 	}
 }
 

@@ -6,16 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 )
 
-// kernelName matches the packages of Debian 12 with a 6.12 kernel for virtual
-// machines; its group is the third number of the version.
-var kernelName = regexp.MustCompile(`^linux-image-6\.12\.([0-9]+)\+deb12-cloud-amd64$`)
-
-// kernel is an unpacked kernel package: dir holds boot/ and lib/modules/.
+// kernel is an unpacked kernel: dir holds boot/ and lib/modules/.
 type kernel struct {
 	dir     string
 	release string // as uname -r says it
@@ -24,98 +19,133 @@ type kernel struct {
 func (k kernel) image() string   { return filepath.Join(k.dir, "boot", "vmlinuz-"+k.release) }
 func (k kernel) modules() string { return filepath.Join(k.dir, "lib/modules", k.release) }
 
-// newest gives the newest kernel package among names, "" if there is none.
-func newest(names string) string {
-	best, found := -1, ""
-	for line := range strings.Lines(names) {
-		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		m := kernelName.FindStringSubmatch(name)
-		if m == nil {
-			continue
-		}
-		if n, err := strconv.Atoi(m[1]); err == nil && n > best {
-			best, found = n, name
-		}
-	}
-	return found
-}
+// dirPrefix is what directories of kernels in the cache are called, before the
+// release.
+const dirPrefix = "kernel-"
 
-// getKernel gives the newest kernel that apt knows, downloaded and unpacked once.
-// Where apt knows none, or it cannot be had, one that was unpacked before does.
-func (b *builder) getKernel(ctx context.Context) (kernel, error) {
-	k, err := b.kernelOfApt(ctx)
-	if err != nil && os.Geteuid() == 0 && ctx.Err() == nil {
+var errStale = errors.New("the lists of packages are not there, or old")
+
+// getKernel gives the newest kernel that the origin has, downloaded and unpacked
+// once. Where apt knows none, or it cannot be had, one that was unpacked before
+// does.
+func (b *builder) getKernel(ctx context.Context, o *origin) (kernel, error) {
+	apt, err := o.apt(b.cache)
+	if err != nil {
+		return kernel{}, err
+	}
+	k, err := kernel{}, errStale
+	if !o.stale(b.cache) {
+		k, err = b.kernelOfApt(ctx, o, apt)
+	}
+	if err != nil && o.mayFetch() && ctx.Err() == nil {
 		// The lists may be missing, or older than what the servers still have.
-		b.log("guest: %v; fetching apt's lists", err)
-		if _, err := b.run(ctx, "apt-get", "update", "-q"); err != nil {
-			b.log("guest: %v", err)
+		b.log("guest: kernel %q: %v; fetching apt's lists", o.kernel, err)
+		unreachable := b.fetchLists(ctx, o, apt)
+		if k, err = b.kernelOfApt(ctx, o, apt); err != nil && unreachable != nil {
+			err = unreachable
 		}
-		k, err = b.kernelOfApt(ctx)
 	}
 	if err == nil {
 		return k, nil
 	}
-	if k, ok := b.kernelBefore(); ok {
+	if k, ok := b.kernelBefore(o); ok {
 		b.log("guest: %v; going on with %s, which is here", err, k.release)
 		return k, nil
 	}
-	return kernel{}, &UnavailableError{fmt.Errorf("no kernel for the guest: %w; on Debian 12, have its security "+
-		"suite in /etc/apt/sources.list, run `apt-get update` as root, and try again", err)}
+	return kernel{}, &UnavailableError{fmt.Errorf("no kernel %q for the guest: %w; %s", o.kernel, err, o.mend)}
 }
 
-func (b *builder) kernelOfApt(ctx context.Context) (kernel, error) {
-	names, err := b.run(ctx, "apt-cache", "search", "--names-only", "^linux-image-6.12.*cloud-amd64$")
+// fetchLists has apt fetch the lists of packages. Unless it is told so, apt is
+// content with what it had.
+func (b *builder) fetchLists(ctx context.Context, o *origin, apt []string) error {
+	if o.sources == "" {
+		_, err := b.run(ctx, "apt-get", "update", "-q")
+		return err
+	}
+	if _, err := b.run(ctx, "apt-get", slices.Concat(apt, []string{"-q", "-o", "APT::Update::Error-Mode=any", "update"})...); err != nil {
+		return err
+	}
+	return os.WriteFile(o.stamp(b.cache), nil, 0o600)
+}
+
+func (b *builder) kernelOfApt(ctx context.Context, o *origin, apt []string) (kernel, error) {
+	names, err := b.run(ctx, "apt-cache", slices.Concat(apt, []string{"search", "--names-only", "^" + o.named + ".*cloud-amd64$"})...)
 	if err != nil {
 		return kernel{}, err
 	}
-	name := newest(names)
-	if name == "" {
-		return kernel{}, errors.New("apt knows no package linux-image-6.12.*+deb12-cloud-amd64")
+	release := o.newest(o.named, names)
+	if release == "" {
+		return kernel{}, fmt.Errorf("apt knows no package %s… with a release like %s", o.named, o.release)
 	}
-	dir := filepath.Join(b.cache, "kernel-"+name)
+	dir := filepath.Join(b.cache, dirPrefix+release)
 	if k, ok := unpacked(dir); ok {
 		return k, nil
 	}
-	if err := b.unpackKernel(ctx, name, dir); err != nil {
+	if err := b.unpackKernel(ctx, o, apt, release, dir); err != nil {
 		return kernel{}, err
 	}
-	k, ok := unpacked(dir)
-	if !ok {
-		return kernel{}, fmt.Errorf("%s holds no kernel with modules", name)
-	}
+	k, _ := unpacked(dir)
 	return k, nil
 }
 
-// unpackKernel downloads a package and makes dir of it, whole or not at all.
-func (b *builder) unpackKernel(ctx context.Context, name, dir string) error {
+// unpackKernel downloads a kernel's packages and makes dir of them, whole or not
+// at all.
+func (b *builder) unpackKernel(ctx context.Context, o *origin, apt []string, release, dir string) error {
 	tmp, err := os.MkdirTemp(b.cache, "tmp-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	b.log("guest: downloading %s", name)
-	// apt checks the package against its signed lists; nothing may relax that.
-	if _, err := b.runIn(ctx, tmp, "apt-get", "-q", "download",
-		"-o", "APT::Get::AllowUnauthenticated=false", name); err != nil {
+	b.log("guest: downloading Linux %s", release)
+	// apt checks packages against its signed lists; nothing may relax that.
+	args := slices.Concat(apt, []string{"-q", "-o", "APT::Get::AllowUnauthenticated=false", "download"})
+	for _, p := range o.packages {
+		args = append(args, p+release)
+	}
+	if _, err := b.runIn(ctx, tmp, "apt-get", args...); err != nil {
 		return err
 	}
 	debs, _ := filepath.Glob(filepath.Join(tmp, "*.deb"))
-	if len(debs) != 1 {
-		return fmt.Errorf("apt-get download left %d packages", len(debs))
+	if len(debs) != len(o.packages) {
+		return fmt.Errorf("apt-get download left %d packages, not %d", len(debs), len(o.packages))
 	}
 	root := filepath.Join(tmp, "root")
-	if _, err := b.run(ctx, "dpkg-deb", "-x", debs[0], root); err != nil {
+	for _, deb := range debs {
+		if _, err := b.run(ctx, "dpkg-deb", "-x", deb, root); err != nil {
+			return err
+		}
+	}
+	if err := arrange(root, release); err != nil {
 		return err
 	}
 	k, ok := unpacked(root)
-	if !ok {
-		return fmt.Errorf("%s holds no kernel with modules", name)
+	if !ok || k.release != release {
+		return fmt.Errorf("the packages of Linux %s hold no kernel with modules", release)
 	}
-	// What the package's own script would have done after its installation.
-	if _, err := b.run(ctx, "depmod", "-b", root, k.release); err != nil {
+	// What a package's own script would have done after its installation.
+	if _, err := b.run(ctx, "depmod", "-b", root, release); err != nil {
 		return err
 	}
 	return os.Rename(root, dir)
+}
+
+// arrange brings what Debian 13 packs below usr/lib/modules to where Debian 12
+// has it.
+func arrange(root, release string) error {
+	merged := filepath.Join(root, "usr/lib/modules")
+	if _, err := os.Stat(merged); err != nil {
+		return nil
+	}
+	for _, dir := range []string{"lib", "boot"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(merged, filepath.Join(root, "lib/modules")); err != nil {
+		return err
+	}
+	k := kernel{root, release}
+	return os.Rename(filepath.Join(k.modules(), "vmlinuz"), k.image())
 }
 
 // unpacked tells whether dir holds a kernel, and which.
@@ -129,16 +159,16 @@ func unpacked(dir string) (kernel, bool) {
 	return k, err == nil && info.IsDir()
 }
 
-// kernelBefore gives the newest kernel that was unpacked before.
-func (b *builder) kernelBefore() (kernel, bool) {
-	dirs, _ := filepath.Glob(filepath.Join(b.cache, "kernel-*"))
+// kernelBefore gives the newest kernel of the origin that was unpacked before.
+func (b *builder) kernelBefore(o *origin) (kernel, bool) {
+	dirs, _ := filepath.Glob(filepath.Join(b.cache, dirPrefix+"*"))
 	var names strings.Builder
 	for _, dir := range dirs {
-		fmt.Fprintln(&names, strings.TrimPrefix(filepath.Base(dir), "kernel-"))
+		fmt.Fprintln(&names, filepath.Base(dir))
 	}
-	name := newest(names.String())
-	if name == "" {
+	release := o.newest(dirPrefix, names.String())
+	if release == "" {
 		return kernel{}, false
 	}
-	return unpacked(filepath.Join(b.cache, "kernel-"+name))
+	return unpacked(filepath.Join(b.cache, dirPrefix+release))
 }
