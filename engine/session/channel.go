@@ -22,6 +22,9 @@ const (
 	ioOwn = 1 << 2
 	// ioSpoilt: the request's memory is gone; it fails instead of being sent again.
 	ioSpoilt = 1 << 3
+	// ioCopied: a process had the request's memory and was lost. It may have died
+	// of that memory, so the payload is copied when it is sent again.
+	ioCopied = 1 << 4
 )
 
 // channel is a session on one reactor: its connection, and the requests that

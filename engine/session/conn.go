@@ -103,6 +103,7 @@ type conn struct {
 	news       rate // of limits, messages and session data
 
 	unknown list // when lost: writes that wait for the fence
+	shared  list // when lost: reads whose memory a process may still write to
 }
 
 // loss is why a connection ends.
@@ -470,7 +471,8 @@ func (cn *conn) count(l loss, was connState) {
 }
 
 // sortRequests parts the requests that the plugin held: what cannot have
-// changed the disk waits for the next connection, the rest for the fence.
+// changed the disk waits for the next connection, the rest for the fence, and
+// reads into whose memory a process may still write for the end of that.
 func (cn *conn) sortRequests() {
 	c, s := cn.ch, cn.s()
 	for io := cn.order.popFront(); io != nil; io = cn.order.popFront() {
@@ -480,12 +482,19 @@ func (cn *conn) sortRequests() {
 		}
 		sl := &cn.slots[io.Lower.Slot]
 		io.Lower.Flags &^= ioAborted
+		if sl.shared {
+			io.Lower.Flags |= ioCopied
+		}
 		if io.Op.Modifies() && cn.mayBeExecuted(sl) {
 			if io.Lower.Flags&ioUnknown == 0 {
 				io.Lower.Flags |= ioUnknown
 				s.fences.add(io, 0)
 			}
 			cn.unknown.pushBack(io)
+			continue
+		}
+		if sl.shared {
+			cn.shared.pushBack(io)
 			continue
 		}
 		c.again(io)
@@ -588,17 +597,24 @@ func (cn *conn) fenced(how string) {
 	}
 	cn.s().counters.fences.Add(1)
 	cn.log.Info("connection fenced", "how", how, "writes", cn.unknown.Len())
+	c.s.counters.replays.Add(c.goOn(&cn.unknown))
+}
+
+// goOn lets the requests of a lost connection go on with the next one, unless
+// their time is over, and counts those that do.
+func (c *channel) goOn(l *list) (n uint64) {
 	now := c.r.Now()
-	for io := cn.unknown.popFront(); io != nil; io = cn.unknown.popFront() {
+	for io := l.popFront(); io != nil; io = l.popFront() {
 		if io.Lower.Deadline <= now || c.stopped {
 			c.expire(io)
 			continue
 		}
-		c.s.counters.replays.Add(1)
+		n++
 		c.again(io)
 	}
 	c.watchDeadlines()
 	c.r.Defer(&c.submit)
+	return n
 }
 
 // lostCache deals with acknowledged writes that no flush had covered when
@@ -641,13 +657,14 @@ func (cn *conn) checkDeadlines(now int64) {
 	}
 }
 
-// expireReads fails what does not modify. Writes follow after the fence.
+// expireReads fails what does not modify. Writes follow after the fence, and what
+// a process has the memory of when it has not any more (rule 2).
 func (cn *conn) expireReads(now int64) {
 	for io := cn.order.first(); io != nil; {
 		next := behind(io)
-		if io.Lower.Deadline <= now && !io.Op.Modifies() {
+		sl := &cn.slots[io.Lower.Slot]
+		if io.Lower.Deadline <= now && !io.Op.Modifies() && !sl.shared {
 			cn.order.remove(io)
-			sl := &cn.slots[io.Lower.Slot]
 			sl.io = nil // what still arrives for it is thrown away
 			cn.ch.expire(io)
 		}

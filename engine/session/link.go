@@ -134,7 +134,8 @@ func (cn *conn) submitLink(from *list) {
 			continue
 		}
 		n := uint32(cn.offer(io))
-		if io.Op == block.OpWrite && !fetch(cn.link.Payload(int(n))[:io.Length], io, 0, io.Length) {
+		cn.slots[n].shared = cn.share(int(n), io)
+		if io.Op == block.OpWrite && !cn.slots[n].shared && !fetch(cn.link.Payload(int(n))[:io.Length], io, 0, io.Length) {
 			cn.logSpoilt(io)
 			cn.vacate(n)
 			cn.ch.finish(io, block.EIO)
@@ -147,6 +148,19 @@ func (cn *conn) submitLink(from *list) {
 	if pushed {
 		cn.link.Push()
 	}
+}
+
+// share lets the process have the request's memory instead of a copy, if it can.
+func (cn *conn) share(n int, io *volume.IO) bool {
+	if !io.Op.HasPayload() || io.Lower.Flags&ioCopied != 0 || !cn.link.Lends() {
+		return false
+	}
+	data := cn.into[:0]
+	io.EachSegment(0, io.Length, func(b []byte) { data = append(data, b) })
+	shared := cn.link.Lend(n, data)
+	clear(data)
+	cn.into = data
+	return shared
 }
 
 // linkOwner is the conn as its link sees it.
@@ -163,7 +177,7 @@ func (o *linkOwner) Finished(n int, st block.Status, filled uint64, extents []bl
 		switch io.Op {
 		case block.OpRead:
 			io.Filled = filled
-			if filled == io.Length && !fill(io, 0, cn.link.Payload(n)[:io.Length]) {
+			if filled == io.Length && !s.shared && !fill(io, 0, cn.link.Payload(n)[:io.Length]) {
 				cn.spoil(uint32(n))
 			}
 		case block.OpBlockStatus:
@@ -215,27 +229,38 @@ func (cn *conn) goodbyeLink() {
 	cn.closeLink(cn.link, func(bool) { cn.lose(loss{}) })
 }
 
-// leaveLink gives the link up. Writes of unknown outcome wait until the process
-// has finished with them, or is gone, and, if somebody behind it may still carry
-// them out then, for the volume's fence time (rule 1).
+// leaveLink gives the link up. Reads whose memory the process has wait until it
+// has finished with them, or is gone (rule 2). Writes of unknown outcome wait for
+// that, too, and, if somebody behind it may still carry them out then, for the
+// volume's fence time (rule 1).
 func (cn *conn) leaveLink(l loss) {
-	if cn.unknown.Len() == 0 {
-		cn.closeLink(cn.link, func(bool) {})
-		return
+	writes, reads := cn.unknown.Len(), cn.shared.Len()
+	if writes > 0 {
+		cn.ch.old[cn] = true
 	}
-	c := cn.ch
-	c.old[cn] = true
-	cn.log.Warn("writes of unknown outcome wait for the plugin's process", "writes", cn.unknown.Len())
+	if writes+reads > 0 {
+		cn.log.Warn("requests wait for the plugin's process to finish with them", "writes", writes, "reads", reads)
+	}
 	cn.closeLink(cn.link, func(finished bool) {
-		if finished && !l.trap {
-			cn.fenced("the plugin has finished")
-			return
+		if reads > 0 {
+			cn.ch.goOn(&cn.shared)
 		}
-		if cn.gen.store.FenceOnExit() {
-			cn.fenced("the plugin's process has ended")
-			return
+		if writes > 0 {
+			cn.fenceLink(finished && !l.trap)
 		}
-		cn.timer.Fire = func() { cn.fenced("the fence time is over") }
-		c.r.StartTimer(&cn.timer, c.s.opt.Fence)
 	})
+}
+
+// fenceLink fences a link that is closed. finished: the process says that it has
+// carried out, or never will, what it had.
+func (cn *conn) fenceLink(finished bool) {
+	switch {
+	case finished:
+		cn.fenced("the plugin has finished")
+	case cn.gen.store.FenceOnExit():
+		cn.fenced("the plugin's process has ended")
+	default:
+		cn.timer.Fire = func() { cn.fenced("the fence time is over") }
+		cn.ch.r.StartTimer(&cn.timer, cn.ch.s.opt.Fence)
+	}
 }

@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"blockengine/engine/pluginhost/guest"
@@ -29,6 +30,15 @@ type order struct {
 	op          block.Op
 	off, length uint64
 	data        []byte
+	memory      [][]byte // of a request that was lent
+}
+
+// fill writes b into a read's memory and reports how much that was.
+func (o *order) fill(b []byte) (n uint64) {
+	for _, m := range o.memory {
+		n += uint64(copy(m, b[n:]))
+	}
+	return n
 }
 
 func newShop(size uint64) *shop {
@@ -83,6 +93,9 @@ type process struct {
 	shop *shop
 	over bool   // FenceOnExit
 	slow func() // before a link is closed; may be nil
+	lend bool   // it can get at the requests' memory
+	// reaped, if set, is waited for before a killed process is told to be gone.
+	reaped chan struct{}
 	// answer, if set, may change what is said of a finished request.
 	answer func(o order, st block.Status, filled uint64) (block.Status, uint64)
 
@@ -107,7 +120,7 @@ func (p *process) NewLink(context.Context, guest.LinkOptions) (guest.Link, error
 	defer p.shop.mu.Unlock()
 	p.shop.open[p]++
 	p.shop.both = p.shop.both || len(p.shop.open) > 1
-	l := &ringLink{p: p, info: p.shop.info, slab: make([]byte, 16*128<<10), work: make(chan []order, 64)}
+	l := &ringLink{p: p, info: p.shop.info, slab: make([]byte, 16*128<<10), work: make(chan []order, 64), lent: map[int][][]byte{}}
 	if p.links == nil {
 		p.links = map[*ringLink]bool{}
 	}
@@ -149,6 +162,7 @@ type ringLink struct {
 	closed bool
 	fenced func(bool)
 	work   chan []order
+	lent   map[int][][]byte
 
 	mu   sync.Mutex
 	dead bool
@@ -162,13 +176,23 @@ func (l *ringLink) Start(r *reactor.Reactor, owner guest.LinkOwner) error {
 	return nil
 }
 
-func (l *ringLink) Lends() bool             { return false }
-func (l *ringLink) Lend(int, [][]byte) bool { return false }
-func (l *ringLink) Payload(n int) []byte    { return l.slab[n*128<<10 : (n+1)*128<<10] }
+func (l *ringLink) Payload(n int) []byte { return l.slab[n*128<<10 : (n+1)*128<<10] }
+func (l *ringLink) Lends() bool          { return l.p.lend }
+
+func (l *ringLink) Lend(n int, data [][]byte) bool {
+	l.lent[n] = slices.Clone(data)
+	return true
+}
 
 func (l *ringLink) Submit(n int, op block.Op, _ block.Flags, off, length uint64) {
-	o := order{slot: n, op: op, off: off, length: length}
-	if op == block.OpWrite {
+	o := order{slot: n, op: op, off: off, length: length, memory: l.lent[n]}
+	delete(l.lent, n)
+	switch {
+	case o.memory != nil && op == block.OpWrite:
+		o.data = slices.Concat(o.memory...)
+	case op == block.OpRead && o.memory == nil:
+		o.memory = [][]byte{l.Payload(n)[:length]}
+	case op == block.OpWrite:
 		o.data = append([]byte(nil), l.Payload(n)[:length]...)
 	}
 	l.batch = append(l.batch, o)
@@ -190,12 +214,26 @@ func (l *ringLink) Close(fenced func(bool)) {
 	dead := l.dead
 	l.mu.Unlock()
 	if dead {
-		l.leave()
-		fenced(false)
+		l.buried(fenced)
 		return
 	}
 	l.fenced = fenced
 	close(l.work)
+}
+
+// buried tells of a dead process when it is reaped.
+func (l *ringLink) buried(fenced func(bool)) {
+	reaped := l.p.reaped
+	if reaped == nil {
+		l.leave()
+		fenced(false)
+		return
+	}
+	go func() {
+		<-reaped
+		l.leave()
+		l.r.Post(reactor.MailFunc(func() { fenced(false) }))
+	}()
 }
 
 func (l *ringLink) leave() {
@@ -242,7 +280,7 @@ func (l *ringLink) carryOut(o order) {
 	st, filled, extents := block.OK, uint64(0), []block.Extent(nil)
 	switch o.op {
 	case block.OpRead:
-		filled = uint64(copy(l.Payload(o.slot)[:o.length], s.mem[o.off:]))
+		filled = o.fill(s.mem[o.off:])
 	case block.OpBlockStatus:
 		extents = []block.Extent{{Length: o.length / 2, State: block.Hole}, {Length: 1 << 40}}
 	}

@@ -18,6 +18,8 @@ type slot struct {
 	st    block.Status // then
 	recv  int32        // receive directives that are not carried out
 	lent  int32        // pieces of payload in the send queue
+	// shared: the plugin's process reads and writes the request's own memory.
+	shared bool
 	// queuedAt is how much was ever queued when the request was offered:
 	// while the kernel has taken no more, the server has seen nothing of it.
 	queuedAt uint64
@@ -58,7 +60,7 @@ func (cn *conn) offer(io *volume.IO) uint64 {
 	s := &cn.slots[n]
 	s.gen++
 	s.io, s.held, s.ended, s.st = io, true, false, block.OK
-	s.recv, s.lent, s.high, s.hashed = 0, 0, 0, false
+	s.recv, s.lent, s.shared, s.high, s.hashed = 0, 0, false, 0, false
 	if s.digests > 0 {
 		s.renewDigests()
 	}
