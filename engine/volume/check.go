@@ -31,7 +31,7 @@ func (l *lane) refuse(io *IO, info *block.Info) block.Status {
 	if (io.Offset|io.Length)&mask != 0 || io.Length == 0 {
 		return block.EINVAL // rule 6: no read-modify-write
 	}
-	if io.Op.HasPayload() && (io.Length > MaxTransfer || !adds(io.Data, io.Length)) {
+	if io.Op.HasPayload() && !l.carries(io, info) {
 		return block.EINVAL
 	}
 	if io.Op == block.OpBlockStatus && cap(io.Extents) == 0 {
@@ -47,6 +47,14 @@ var allowedFlags = [block.MaxOp + 1]block.Flags{
 	block.OpDiscard:     block.FUA,
 	block.OpWriteZeroes: block.FUA | block.NoHole | block.FastZero,
 	block.OpBlockStatus: block.OneExtent,
+}
+
+// carries reports whether io has the payload that it says.
+func (l *lane) carries(io *IO, info *block.Info) bool {
+	if io.Fixed {
+		return io.Data == nil && io.Length <= min(l.fixedMax, uint64(info.MaxTransfer))
+	}
+	return io.Length <= MaxTransfer && adds(io.Data, io.Length)
 }
 
 func adds(segs [][]byte, length uint64) bool {

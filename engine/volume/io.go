@@ -17,6 +17,11 @@ type IO struct {
 	// Again says that an earlier process had this request and died: what has
 	// become of it there is unknown. See DESIGN chapter 2, rule 1.
 	Again bool
+	// Fixed says that the payload of a read or write is not in Data, which is
+	// nil, but in place Buffer of the table of registered buffers of the
+	// reactor's ring, from its beginning. See Queue.FixedMax.
+	Fixed  bool
+	Buffer uint16
 
 	// Lower belongs to the layer below the volume while it has the IO.
 	Lower LowerState

@@ -19,6 +19,8 @@ type lane struct {
 	freeIO  *IO
 	plans   []*plan // unused ones
 	stats   Stats
+	// fixedMax is the answer to the latest Queue.FixedMax, bytes.
+	fixedMax uint64
 }
 
 // lane gives the volume's lane on r, which it is called on, and makes it when
@@ -151,7 +153,7 @@ func (l *lane) part(parent *IO, op block.Op) *IO {
 	p.lane, p.parent, p.queue, p.plan, p.next = l, parent, nil, nil, nil
 	p.stage, p.errs, p.start = stageWhole, block.OK, parent.start
 	p.Request = block.Request{Op: op, Owner: p}
-	p.Again = parent.Again
+	p.Again, p.Fixed = parent.Again, false // a request with a fixed buffer has no parts with payload
 	return p
 }
 

@@ -3,6 +3,7 @@ package volume
 import (
 	"sync"
 
+	"blockengine/engine/iouring"
 	"blockengine/engine/reactor"
 	"blockengine/sdk/block"
 	"blockengine/sdk/store"
@@ -22,17 +23,21 @@ func (s storeDevice) OpenChannel(r *reactor.Reactor, done Completer) (Channel, e
 		return nil, err
 	}
 	c.ch = ch
+	c.fixed, _ = ch.(FixedStore)
 	return c, nil
 }
 
 func (s storeDevice) Close() error { return s.d.Close() }
 
-// storeChannel turns the volume's requests into the plugin's and back.
+// storeChannel turns the volume's requests into the plugin's and back. Beyond
+// the store contract it offers stores that are linked in its reactor's ring, and
+// takes what they complete at any time on the reactor.
 type storeChannel struct {
-	r    *reactor.Reactor
-	ch   store.Channel
-	done Completer
-	reqs []*block.Request
+	r     *reactor.Reactor
+	ch    store.Channel
+	fixed FixedStore // ch, if it is one
+	done  Completer
+	reqs  []*block.Request
 
 	// mu guards posted and mailed: what the plugin's own goroutines have
 	// finished. It is never held while anything is called.
@@ -43,20 +48,29 @@ type storeChannel struct {
 }
 
 func (c *storeChannel) Submit(batch []*IO) {
+	// The plugin may complete at once and so submit again from within.
 	reqs := c.reqs[:0]
+	c.reqs = nil
 	for _, io := range batch {
+		if io.Fixed && io.Op.HasPayload() {
+			c.fixed.SubmitFixed(&io.Request, io.Buffer)
+			continue
+		}
 		reqs = append(reqs, &io.Request)
 	}
-	// The plugin may complete at once and so submit again from within.
-	c.reqs = nil
-	c.ch.Submit(reqs)
-	clear(reqs)
+	if len(reqs) > 0 {
+		c.ch.Submit(reqs)
+		clear(reqs)
+	}
 	c.reqs = reqs
 }
 
 func (c *storeChannel) Close() { c.ch.Close() }
 
-// Complete is called from within Submit.
+// Ring gives the ring of the channel's reactor.
+func (c *storeChannel) Ring() (*iouring.Hub, error) { return iouring.Of(c.r) }
+
+// Complete is called on the reactor.
 func (c *storeChannel) Complete(r *block.Request) { c.done.Complete(r.Owner.(*IO)) }
 
 // Post is called from any goroutine.
