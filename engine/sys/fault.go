@@ -3,7 +3,6 @@ package sys
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -23,6 +22,8 @@ var ErrFault = errors.New("the memory is not there any more: its owner has trunc
 type Mapping struct {
 	name       string
 	start, end uintptr
+	number     uint64
+	back       *backing
 }
 
 // mappings is the registry: sorted by start, without overlaps, never changed in
@@ -36,11 +37,15 @@ var (
 // says whose it is. It is called after mmap, and Unregister before munmap, both
 // off the data path. It fails if b is empty or overlaps what is registered.
 func RegisterMapping(name string, b []byte) (*Mapping, error) {
+	return register(name, b, &backing{fd: -1, unfit: errors.New("it is for this process only")})
+}
+
+func register(name string, b []byte, back *backing) (*Mapping, error) {
 	if len(b) == 0 {
 		return nil, fmt.Errorf("register mapping %q: it is empty", name)
 	}
 	start := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
-	m := &Mapping{name: name, start: start, end: start + uintptr(len(b))}
+	m := &Mapping{name: name, start: start, end: start + uintptr(len(b)), number: mappingNumbers.Add(1), back: back}
 	mappingsMu.Lock()
 	defer mappingsMu.Unlock()
 	all := registered()
@@ -56,17 +61,25 @@ func RegisterMapping(name string, b []byte) (*Mapping, error) {
 }
 
 // Unregister forgets the mapping: from now on a fault there is a bug like any
-// other. A second call does nothing.
+// other. Those who watch it are told. A second call does nothing.
 func (m *Mapping) Unregister() {
+	if m.unlist() {
+		m.back.end()
+	}
+}
+
+// unlist takes the mapping out of the registry, and reports whether it was there.
+func (m *Mapping) unlist() bool {
 	mappingsMu.Lock()
 	defer mappingsMu.Unlock()
 	all := registered()
 	i := slices.Index(all, m)
 	if i < 0 {
-		return
+		return false
 	}
 	now := slices.Delete(slices.Clone(all), i, i+1)
 	mappings.Store(&now)
+	return true
 }
 
 // Name is what the mapping was registered as.
@@ -185,12 +198,7 @@ func readable(b []byte) (ok bool) {
 			ok = false
 		}
 	}()
-	page := os.Getpagesize()
-	toNext := page - int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))%uintptr(page))
-	touch(&b[0])
-	for at := toNext; at < len(b); at += page {
-		touch(&b[at])
-	}
+	touchPages(b)
 	return true
 }
 

@@ -60,7 +60,7 @@ func (c *conn) setInflightFD(m *message) error {
 		}
 	}
 	fd := m.takeFD()
-	s, err := mapArea(fmt.Sprintf("in-flight region of export %q", c.x.Name), fd, a.offset, need)
+	s, err := mapArea(fmt.Sprintf("in-flight region of export %q", c.x.Name), fd, a.offset, need, unshared)
 	_ = sys.Close(fd)
 	if err != nil {
 		return err

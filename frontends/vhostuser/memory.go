@@ -18,12 +18,13 @@ type slot struct {
 	mapping *sys.Mapping
 }
 
-// mapSlot maps a region of a file. The descriptor stays the caller's.
+// mapSlot maps a region of a file, which whoever serves the disk can be given. The
+// descriptor stays the caller's.
 func mapSlot(owner string, r region, fd int) (*slot, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	s, err := mapArea(owner, fd, r.offset, r.size)
+	s, err := mapArea(owner, fd, r.offset, r.size, sys.RegisterShared)
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", r, err)
 	}
@@ -48,7 +49,7 @@ func (r region) String() string {
 
 // mapArea maps [offset, offset+size) of a file, which may have huge pages, and
 // registers it, so that a fault in it is an error and no crash.
-func mapArea(owner string, fd int, offset, size uint64) (*slot, error) {
+func mapArea(owner string, fd int, offset, size uint64, register registerFunc) (*slot, error) {
 	page, err := sys.FilePages(fd)
 	if err != nil {
 		return nil, err
@@ -70,11 +71,19 @@ func mapArea(owner string, fd int, offset, size uint64) (*slot, error) {
 		return nil, err
 	}
 	s := &slot{whole: whole, host: whole[skip : skip+size : skip+size]}
-	if s.mapping, err = sys.RegisterMapping(owner, whole); err != nil {
+	if s.mapping, err = register(owner, whole, fd, offset-skip); err != nil {
 		_ = sys.Unmap(whole)
 		return nil, err
 	}
 	return s, nil
+}
+
+// registerFunc makes a mapping known: sys.RegisterShared or unshared.
+type registerFunc func(owner string, b []byte, fd int, offset uint64) (*sys.Mapping, error)
+
+// unshared is for memory that is nobody else's.
+func unshared(owner string, b []byte, _ int, _ uint64) (*sys.Mapping, error) {
+	return sys.RegisterMapping(owner, b)
 }
 
 // unmap ends the mapping. Nobody may have any of it on loan.

@@ -122,3 +122,40 @@ func TestMemory(t *testing.T) {
 		t.Errorf("%v, %v", less, err)
 	}
 }
+
+// Guest memory that cannot shrink can be given to who serves the disk, with its
+// place in the file; the in-flight region cannot.
+func TestGuestMemoryIsShareable(t *testing.T) {
+	page := os.Getpagesize()
+	fd, err := sys.SealedMemfd("test", int64(4*page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sys.Close(fd)
+	s, err := mapSlot("test", region{0, uint64(page), 1 << 40, uint64(2*page + 512)}, fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.unmap()
+	m, at := sys.MappingOf(s.host)
+	if m == nil || at != 512 {
+		t.Fatalf("%v at %d", m, at)
+	}
+	err = m.File(func(_ int, offset uint64) error {
+		if offset != uint64(2*page) || m.Size() != 2*page {
+			t.Errorf("%d bytes at %d of the file", m.Size(), offset)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	other, err := mapArea("test", fd, 0, uint64(page), unshared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.unmap()
+	if m, _ := sys.MappingOf(other.host); m == nil || m.Shareable() == nil {
+		t.Errorf("%v can be given away", m)
+	}
+}
