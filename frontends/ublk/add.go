@@ -56,6 +56,7 @@ func (d *Device) features() (uint64, error) {
 	case FailIO:
 		flags |= flagRecovery | flagFailIO
 	}
+	flags |= d.chooseCopy().flags()
 	if d.o.Unprivileged {
 		if d.o.Recovery != None {
 			return 0, fmt.Errorf("the kernel does not let an unprivileged device be recovered: choose recovery %q", None)
@@ -64,6 +65,9 @@ func (d *Device) features() (uint64, error) {
 	}
 	if d.ctl.features == 0 {
 		return flags, nil // it cannot tell; what it makes of the device will
+	}
+	if d.o.Recovery != None {
+		flags |= d.ctl.features & flagQuiesce // see Leave
 	}
 	return flags, lacks(flags &^ d.ctl.features)
 }
@@ -74,6 +78,8 @@ func lacks(missing uint64) error {
 	switch {
 	case missing&flagFailIO != 0:
 		return fmt.Errorf("this kernel has no recovery %q: it needs Linux 6.13; choose %q", FailIO, Reissue)
+	case missing&flagUserCopy != 0:
+		return fmt.Errorf("this kernel has no copy %q: it needs Linux 6.5; choose %q", CopyUser, CopyKernel)
 	case missing != 0:
 		return fmt.Errorf("this kernel's driver lacks %s: use a newer kernel", strings.Join(namesOf(missing), ", "))
 	}
@@ -104,6 +110,7 @@ func (d *Device) bringUp(ctx context.Context, info *devInfo, want uint64, disk *
 			return err
 		}
 	}
+	d.quiesces = info.flags&flagQuiesce != 0
 	d.rec.ID = d.dev.id
 	if err := d.records.save(d.rec); err != nil {
 		return err
@@ -140,7 +147,7 @@ func (d *Device) bringUp(ctx context.Context, info *devInfo, want uint64, disk *
 		return err
 	}
 	at(StepStarted)
-	d.log.Info("device", "export", d.o.Name, "device", d.Path(), "size", p.size(), "queues", info.queues, "depth", info.depth)
+	d.log.Info("device", "export", d.o.Name, "device", d.Path(), "size", p.size(), "queues", info.queues, "depth", info.depth, "copy", copyOf(info.flags))
 	return nil
 }
 

@@ -24,10 +24,13 @@ type Status struct {
 	Queues    int    // as the kernel has them
 	Depth     int    // of each
 	MaxIO     int    // bytes
+	Copy      Copy   // of payload
+	Buffers   int    // bytes of memory for payload, of all queues
 	Size      uint64 // bytes, as the kernel has it
 	InFlight  int    // requests that the volume has
 	Again     uint64 // writes that the engine before may have sent already
 	Owed      int    // ranges that it was writing to and that were not written again yet
+	Missed    uint64 // requests that have failed because their payload could not be copied
 	Requests  volume.Stats
 }
 
@@ -61,6 +64,7 @@ type Device struct {
 	queues    []*queue
 	char      int // descriptor of /dev/ublkcN, -1: not open
 	recovered bool
+	quiesces  bool // the driver can be told to hand out no more
 	page      int
 
 	size      atomic.Uint64 // bytes, as the kernel has it
@@ -91,11 +95,14 @@ func (d *Device) Status() Status {
 	d.mu.Unlock()
 	st.Recovered, st.Size, st.Owed = d.recovered, d.size.Load(), int(d.journal.left.Load())
 	st.Queues, st.Depth, st.MaxIO = len(d.queues), d.queues[0].depth, d.queues[0].maxIO
+	st.Copy = d.queues[0].copy
 	for _, q := range d.queues {
 		q.r.Do(func() {
 			st.Requests.Add(&q.stats)
 			st.InFlight += q.q.InFlight()
 			st.Again += q.resent
+			st.Missed += q.missed
+			st.Buffers += len(q.bufs)
 		})
 	}
 	return st
@@ -183,6 +190,7 @@ func (d *Device) Leave(ctx context.Context) error {
 	d.endKeeper()
 	d.op.Lock()
 	defer d.op.Unlock()
+	d.quiesce(ctx)
 	for _, q := range d.queues {
 		q.r.Do(q.leave)
 	}

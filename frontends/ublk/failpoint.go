@@ -8,7 +8,7 @@ var Failpoint func(Step)
 // Step is where a device, or a turn of a queue, stands.
 type Step uint8
 
-// The steps of making a device, of taking one over, and of a turn.
+// The steps of making a device, of taking one over, of a turn, and of leaving.
 const (
 	StepRecorded  Step = iota // what it will be is written down; the driver knows nothing
 	StepAdded                 // the driver has it; its number is not written down
@@ -28,11 +28,12 @@ const (
 	StepComplete         // the volume has given some back
 	StepCommit           // they are about to be given to the driver
 	StepCommitted        // they have been
+	StepQuiesced         // the driver hands out nothing any more, and the device is about to be left
 	Steps         = iota // how many there are
 )
 
 var stepNames = [Steps]string{"recorded", "added", "named", "described", "fetched", "started",
-	"found", "verified", "taking", "taken", "refetch", "served", "submit", "complete", "commit", "committed"}
+	"found", "verified", "taking", "taken", "refetch", "served", "submit", "complete", "commit", "committed", "quiesced"}
 
 func (s Step) String() string {
 	if int(s) < len(stepNames) {

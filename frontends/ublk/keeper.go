@@ -113,3 +113,9 @@ func (d *Device) trouble(err error) {
 		d.log.Error("device is broken: restart the engine to take it over again", "export", d.o.Name, "device", d.Path(), "err", err)
 	}
 }
+
+// warn tells of a request that has failed here, not in the volume; it comes from
+// reactors.
+func (d *Device) warn(err error) {
+	d.log.Warn("a request has failed, and perhaps others do", "export", d.o.Name, "device", d.Path(), "err", err)
+}

@@ -139,14 +139,18 @@ var spread atomic.Uint64
 
 // prepare makes the queues, with all that they need of us, on their reactors.
 func (d *Device) prepare(info *devInfo) error {
+	way, buffers := copyOf(info.flags), d.o.Buffers
+	if buffers == 0 {
+		buffers = DefaultBuffers(int(info.depth), int(info.maxIO))
+	}
 	first := spread.Add(uint64(info.queues)) - uint64(info.queues)
 	for i := range int(info.queues) {
-		q, err := newQueue(i, int(info.depth), int(info.maxIO), d.ctl.encoded)
+		q, err := newQueue(i, int(info.depth), int(info.maxIO), way, buffers, d.ctl.encoded)
 		if err != nil {
 			return err
 		}
 		q.onGone = func() { poke(d.ended) }
-		q.trouble, q.journal = d.trouble, d.journal
+		q.trouble, q.warn, q.journal = d.trouble, d.warn, d.journal
 		d.queues = append(d.queues, q)
 		if err := d.arrive(q, d.o.Reactors[(first+uint64(i))%uint64(len(d.o.Reactors))]); err != nil {
 			return fmt.Errorf("queue %d: %w", i, err)

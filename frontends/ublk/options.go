@@ -37,8 +37,9 @@ func (r Recovery) String() string {
 // AnyID leaves the device's number to the kernel.
 const AnyID = -1
 
-// Bounds and defaults of Options. A queue has a buffer of MaxIO for each of its
-// Depth requests, all of it allocated beforehand.
+// Bounds and defaults of Options. With CopyKernel a queue has a buffer of MaxIO for
+// each of its Depth requests, else they share Options.Buffers; all of it is
+// allocated beforehand.
 const (
 	DefaultDepth = 64
 	MaxDepth     = 4096 // the driver's
@@ -63,6 +64,8 @@ type Options struct {
 	Depth    int // requests of a queue at a time; 0: DefaultDepth
 	MaxIO    int // bytes, the largest request; a multiple of 4 KiB; 0: DefaultMaxIO
 	Recovery Recovery
+	Copy     Copy // of payload; a device that is there already keeps its own
+	Buffers  int  // bytes of each queue that requests share, see Copy; 0: DefaultBuffers
 	// Unprivileged makes a device that users without CAP_SYS_ADMIN may make and
 	// serve; udev has to give them /dev/ublkcN.
 	Unprivileged bool
@@ -113,6 +116,9 @@ func (o *Options) check() error {
 		return fmt.Errorf("largest request of %d bytes: give a multiple of %d up to %d", o.MaxIO, LeastMaxIO, MostMaxIO)
 	case o.Recovery > None:
 		return fmt.Errorf("recovery %d is unknown", o.Recovery)
+	}
+	if err := o.checkCopy(); err != nil {
+		return err
 	}
 	if _, seen := o.Volume.Info(); !seen {
 		return volume.ErrNotOpen

@@ -9,7 +9,6 @@ import (
 	"blockengine/engine/reactor"
 	"blockengine/engine/sys"
 	"blockengine/engine/volume"
-	"blockengine/sdk/block"
 )
 
 // phase is where a queue stands in its life.
@@ -31,6 +30,7 @@ type ring interface {
 	Get() *iouring.SQE
 	Command(*iouring.SQE) []byte
 	Flush()
+	Pending() int // entries that the kernel has not taken
 	Close()
 }
 
@@ -46,42 +46,49 @@ type queue struct {
 	index   int
 	depth   int
 	maxIO   int
+	copy    Copy
 	r       *reactor.Reactor
 	ring    ring
 	q       *volume.Queue
 	journal *journal
 	slot    int // of tag 0 in the journal
-	op      struct{ fetch, commit uint32 }
+	op      struct{ fetch, commit, getData uint32 }
 
 	mapped []byte // of descs; nil where they are a test's
 	descs  []ioDesc
-	bufs   []byte // maxIO for each tag
+	bufs   []byte // all payload memory: maxIO for each tag, or that of pool
 	reqs   []request
 	batch  []*volume.IO
 	ending reactor.Deferred
+
+	// With a Copy that shares buffers, see payload.go.
+	pool    *pool
+	waiting []uint16 // tags that want room, in order
+	freed   bool     // there may be some
+	spent   []piece  // committed, and the driver may not have taken the commit yet
+	char    int      // descriptor of the device, for CopyUser
+	pread   func(int, []byte, int64) (int, sys.Errno)
+	pwrite  func(int, []byte, int64) (int, sys.Errno)
 
 	phase   phase
 	back    int // tags that the driver has taken back for good
 	kept    int // requests that are left to the next engine
 	stats   volume.Stats
 	resent  uint64
+	missed  uint64      // payloads that could not be copied
 	onGone  func()      // the driver has taken all tags back
 	trouble func(error) // the driver or the ring breaks its word
+	warn    func(error) // a request has failed here
 }
 
-// request is what a tag needs while we have it.
-type request struct {
-	io  volume.IO
-	seg [1][]byte
-}
-
-// newQueue makes queue index of a device; it is not on a reactor yet.
-func newQueue(index, depth, maxIO int, encoded bool) (*queue, error) {
-	q := &queue{index: index, depth: depth, maxIO: maxIO, slot: index * depth}
-	q.op.fetch, q.op.commit = ioOp(ioFetch, encoded), ioOp(ioCommitAndFetch, encoded)
-	var err error
-	if q.bufs, err = sys.MapMemory(depth * maxIO); err != nil {
-		return nil, fmt.Errorf("queue %d: buffers of %d times %d bytes: %w (use less depth, or smaller requests)", index, depth, maxIO, err)
+// newQueue makes queue index of a device that copies in a certain way, with shared
+// buffers of so many bytes where that way has them; it is not on a reactor yet.
+func newQueue(index, depth, maxIO int, way Copy, buffers int, encoded bool) (*queue, error) {
+	q := &queue{index: index, depth: depth, maxIO: maxIO, copy: way, slot: index * depth, char: -1,
+		pread: sys.RawPread, pwrite: sys.RawPwrite}
+	q.op.fetch, q.op.commit, q.op.getData = ioOp(ioFetch, encoded), ioOp(ioCommitAndFetch, encoded), ioOp(ioGetData, encoded)
+	if err := q.allocate(buffers); err != nil {
+		return nil, fmt.Errorf("queue %d: %w", index, err)
 	}
 	q.reqs = make([]request, depth)
 	for i := range q.reqs {
@@ -92,6 +99,22 @@ func newQueue(index, depth, maxIO int, encoded bool) (*queue, error) {
 	return q, nil
 }
 
+// allocate gets all memory for payload.
+func (q *queue) allocate(buffers int) (err error) {
+	if q.copy.shares() {
+		if q.pool, err = newPool(buffers, q.maxIO); err != nil {
+			return err
+		}
+		q.bufs = q.pool.mem
+		q.waiting, q.spent = make([]uint16, 0, q.depth), make([]piece, 0, q.depth)
+		return nil
+	}
+	if q.bufs, err = sys.MapMemory(q.depth * q.maxIO); err != nil {
+		return fmt.Errorf("buffers of %d times %d bytes: %w (use less depth, or smaller requests)", q.depth, q.maxIO, err)
+	}
+	return nil
+}
+
 // arrive puts the queue on a reactor, on which it is called.
 func (q *queue) arrive(r *reactor.Reactor, v *volume.Volume, readOnly bool) (err error) {
 	if q.q, err = v.Open(r, q, volume.QueueOptions{ReadOnly: readOnly, Stats: &q.stats}); err != nil {
@@ -99,7 +122,7 @@ func (q *queue) arrive(r *reactor.Reactor, v *volume.Volume, readOnly bool) (err
 	}
 	q.r = r
 	src, err := iouring.NewSource(r, iouring.Options{Entries: q.depth},
-		iouring.Events{Batch: batchSize, Reap: q.reap, Reaped: q.submit, Failed: func(err error) { q.trouble(err) }})
+		iouring.Events{Batch: batchSize, Reap: q.reap, Reaped: q.goOn, Failed: func(err error) { q.trouble(err) }})
 	if err != nil {
 		q.q.Close()
 		return err
@@ -113,6 +136,7 @@ func (q *queue) arrive(r *reactor.Reactor, v *volume.Volume, readOnly bool) (err
 // drivers before Linux 6.16 cannot cope with some.
 func (q *queue) attach(fd int, page int) (err error) {
 	src := q.ring.(*iouring.Source)
+	q.char = fd
 	offset, size := descriptors(q.index, q.depth, page)
 	if q.mapped, err = sys.MapReadOnly(fd, offset, size); err != nil {
 		return err
@@ -122,7 +146,7 @@ func (q *queue) attach(fd int, page int) (err error) {
 		return err
 	}
 	for tag := range q.depth {
-		q.command(q.op.fetch, tag, 0)
+		q.command(q.op.fetch, tag, 0, q.fetchAddress(tag))
 	}
 	// The driver takes a lock for each tag.
 	if err := src.SubmitSlowly(); err != nil {
@@ -136,20 +160,19 @@ func (q *queue) attach(fd int, page int) (err error) {
 }
 
 // command fills in a command for a tag. There is room: each tag has one at most.
-func (q *queue) command(op uint32, tag int, result int32) {
+func (q *queue) command(op uint32, tag int, result int32, addr uint64) {
 	e := q.ring.Get()
 	e.Opcode, e.Flags, e.Off, e.UserData = sys.UringOpCmd, sys.UringFixedFile, uint64(op), uint64(tag)
-	*(*ioCmd)(unsafe.Pointer(&e.Cmd)) = ioCmd{queue: uint16(q.index), tag: uint16(tag), result: result,
-		addr: uint64(uintptr(unsafe.Pointer(&q.bufs[tag*q.maxIO])))}
+	*(*ioCmd)(unsafe.Pointer(&e.Cmd)) = ioCmd{queue: uint16(q.index), tag: uint16(tag), result: result, addr: addr}
 }
 
 // reap takes what a command has brought: a request, or the end of its tag.
 func (q *queue) reap(c iouring.CQE) {
 	tag := int(c.UserData)
 	switch {
-	case c.Res == resOK && q.phase == serving:
-		q.begin(tag)
-	case c.Res == resOK:
+	case (c.Res == resOK || c.Res == resNeedData) && q.phase == serving:
+		q.begin(tag, c.Res == resNeedData)
+	case c.Res == resOK || c.Res == resNeedData:
 		q.kept++
 	default:
 		if c.Res != resAbort {
@@ -168,69 +191,12 @@ func (q *queue) check() {
 	}
 }
 
-// begin makes a request of a tag's descriptor.
-func (q *queue) begin(tag int) {
-	d := q.descs[tag] // once: it is the kernel's memory
-	r := &q.reqs[tag]
-	if st := q.decode(r, tag, &d); st != block.OK {
-		q.command(q.op.commit, tag, -int32(st))
-		q.r.Defer(&q.ending)
-		return
-	}
-	q.batch = append(q.batch, &r.io)
-}
-
-// decode fills r in, or says why the request cannot be.
-func (q *queue) decode(r *request, tag int, d *ioDesc) block.Status {
-	b := &r.io.Request
-	b.Flags, b.Data, r.io.Again = 0, nil, false
-	switch d.opFlags & opMask {
-	case opFlush: // its sector means nothing; Linux 6.12 says -1
-		b.Op, b.Offset, b.Length = block.OpFlush, 0, 0
-		return block.OK
-	case opRead:
-		b.Op = block.OpRead
-	case opWrite:
-		b.Op = block.OpWrite
-	case opDiscard:
-		b.Op = block.OpDiscard
-	case opWriteZeroes:
-		b.Op = block.OpWriteZeroes
-		if d.opFlags&descNoUnmap != 0 {
-			b.Flags |= block.NoHole
-		}
-	default:
-		return block.ENOTSUP
-	}
-	if d.start >= 1<<(64-sectorShift) {
-		return block.EINVAL
-	}
-	b.Offset, b.Length = d.start<<sectorShift, uint64(d.sectors)<<sectorShift
-	if b.Op.HasPayload() {
-		if b.Length > uint64(q.maxIO) {
-			return block.EINVAL
-		}
-		at := tag * q.maxIO
-		r.seg[0] = q.bufs[at : at+int(b.Length) : at+q.maxIO]
-		b.Data = r.seg[:]
-	}
-	if b.Op.Modifies() {
-		q.note(r, tag, d)
-	}
-	return block.OK
-}
-
-// note writes down what is about to be written, before anybody below knows.
-func (q *queue) note(r *request, tag int, d *ioDesc) {
-	b := &r.io.Request
-	if d.opFlags&descFUA != 0 {
-		b.Flags |= block.FUA
-	}
-	s := span{b.Offset, b.Length}
-	if r.io.Again = q.journal.again(s); r.io.Again {
-		q.resent++
-	}
-	q.journal.begin(q.slot+tag, s)
+// goOn is for when some completions have been reaped: it submits all requests that
+// can go on.
+func (q *queue) goOn() {
+	q.settle()
+	q.resume()
+	q.submit()
 }
 
 // submit hands the batch to the volume.
@@ -256,38 +222,25 @@ func (q *queue) Completed(batch []*volume.IO) {
 	q.r.Defer(&q.ending)
 }
 
-func (q *queue) finish(io *volume.IO) {
-	tag := int(io.Tag)
-	if io.Op.Modifies() {
-		if io.Again && io.Status == block.OK {
-			q.journal.settled(span{io.Offset, io.Length})
-		}
-		q.journal.end(q.slot + tag)
-	}
-	result := int32(0)
-	switch {
-	case io.Status != block.OK:
-		result = -int32(io.Status)
-	case io.Op.HasPayload():
-		result = int32(io.Length)
-	}
-	io.Data = nil
-	q.command(q.op.commit, tag, result)
-}
-
 // flush is the end of a turn in which something was finished.
 func (q *queue) flush() {
 	at(StepCommit)
 	q.ring.Flush()
 	at(StepCommitted)
+	q.goOn()
 }
 
 // leave lets what comes from now on be the next engine's.
 func (q *queue) leave() {
 	if q.phase == serving {
 		q.phase = leaving
+		q.kept += len(q.waiting)
+		q.forgetShared()
 	}
 }
+
+// forgetShared ends all waiting for buffers, and for their being given back.
+func (q *queue) forgetShared() { q.waiting, q.spent = q.waiting[:0], q.spent[:0] }
 
 // sever lets go of the driver at once. What the volume has stays noted in the
 // journal: nobody learns how it ends.
@@ -297,6 +250,7 @@ func (q *queue) sever() {
 		return
 	}
 	q.phase = severed
+	q.forgetShared()
 	q.ring.Close()
 }
 
@@ -314,6 +268,7 @@ func (q *queue) idle() bool { return q.q == nil || q.q.InFlight() == 0 }
 // release gives everything back. The volume must have nothing of ours. The
 // driver sees that its server is gone, if it does not know.
 func (q *queue) release() {
+	q.forgetShared()
 	if q.ring != nil {
 		q.ring.Close()
 	}

@@ -22,8 +22,9 @@ func (d *Device) recover(ctx context.Context, info *devInfo) error {
 		return fmt.Errorf("%s is left as it is: %w (engine ublk delete %d removes it)", blockPath(d.dev.id), err, d.dev.id)
 	}
 	d.size.Store(p.size())
-	d.recovered = true
+	d.recovered, d.quiesces = true, info.flags&flagQuiesce != 0
 	at(StepVerified)
+	d.keepsCopy(info.flags)
 	l, err := readJournal(d.records.path(d.o.Name, journalEnd))
 	if err != nil {
 		return err
@@ -35,7 +36,7 @@ func (d *Device) recover(ctx context.Context, info *devInfo) error {
 	}
 	at(StepServed)
 	d.log.Info("device is served on", "export", d.o.Name, "device", d.Path(), "size", p.size(),
-		"queues", info.queues, "depth", info.depth, "owed", d.journal.left.Load(), "took", time.Since(began))
+		"queues", info.queues, "depth", info.depth, "copy", copyOf(info.flags), "owed", d.journal.left.Load(), "took", time.Since(began))
 	return nil
 }
 

@@ -46,6 +46,7 @@ func onlyReads(nr uint8) bool {
 const (
 	ioFetch          = 0x20
 	ioCommitAndFetch = 0x21
+	ioGetData        = 0x22 // gives a write its buffer, see flagNeedGetData
 )
 
 // ioctl encodes a number as kernels since 6.4 want it: _IOR or _IOWR of 'u'.
@@ -74,8 +75,9 @@ func ioOp(nr uint8, encoded bool) uint32 {
 
 // What a queue's command ends with, beside errnos.
 const (
-	resOK    = 0
-	resAbort = -19 // ENODEV: the device is being stopped, or we are believed dead
+	resOK       = 0
+	resNeedData = 1   // a write, to be given a buffer by ioGetData
+	resAbort    = -19 // ENODEV: the device is being stopped, or we are believed dead
 )
 
 // Features of driver and device.
@@ -94,12 +96,19 @@ const (
 	flagAutoBufReg   = 1 << 11
 	flagQuiesce      = 1 << 12
 	flagPerIODaemon  = 1 << 13
+	flagRegAnywhere  = 1 << 14 // 6.18
+	flagBatchIO      = 1 << 15
+	flagIntegrity    = 1 << 16
+	flagSafeStop     = 1 << 17
+	flagNoPartScan   = 1 << 18
+	flagSharedMemory = 1 << 19
 )
 
 // flagNames are the header's, without UBLK_F_, by bit.
 var flagNames = [...]string{"SUPPORT_ZERO_COPY", "URING_CMD_COMP_IN_TASK", "NEED_GET_DATA", "USER_RECOVERY",
 	"USER_RECOVERY_REISSUE", "UNPRIVILEGED_DEV", "CMD_IOCTL_ENCODE", "USER_COPY", "ZONED", "USER_RECOVERY_FAIL_IO",
-	"UPDATE_SIZE", "AUTO_BUF_REG", "QUIESCE", "PER_IO_DAEMON"}
+	"UPDATE_SIZE", "AUTO_BUF_REG", "QUIESCE", "PER_IO_DAEMON", "BUF_REG_OFF_DAEMON", "BATCH_IO", "INTEGRITY",
+	"SAFE_STOP_DEV", "NO_AUTO_PART_SCAN", "SHMEM_ZC"}
 
 // States of a device in the kernel.
 const (
@@ -213,6 +222,19 @@ type ioCmd struct {
 	tag    uint16
 	result int32  // bytes, or an errno, negative
 	addr   uint64 // of the buffer for the tag's next request
+}
+
+// Where the payload of a request is in the character device of a device with
+// flagUserCopy: a tag of a queue has 32 MiB.
+const (
+	payloadBase  = 1 << 31
+	payloadTag   = 25 // bits before the tag
+	payloadQueue = payloadTag + 16
+)
+
+// payloadAt gives where the payload of a tag's request begins.
+func payloadAt(queue, tag int) int64 {
+	return payloadBase + int64(queue)<<payloadQueue + int64(tag)<<payloadTag
 }
 
 const (

@@ -66,6 +66,8 @@ func TestOpcodes(t *testing.T) {
 		{ioOp(ioFetch, true), 0xc0107520},
 		{ioOp(ioCommitAndFetch, true), 0xc0107521},
 		{ioOp(ioCommitAndFetch, false), 0x21},
+		{ioOp(ioGetData, true), 0xc0107522},
+		{ctrlOp(cmdQuiesce, true), 0xc0207516},
 	} {
 		if x.got != x.want {
 			t.Errorf("opcode %#x, want %#x", x.got, x.want)
@@ -103,6 +105,18 @@ func TestGoldenBytes(t *testing.T) {
 		want, err := hex.DecodeString(x.want)
 		if err != nil || !bytes.Equal(x.got, want) {
 			t.Errorf("%s: %x, want %x (%v)", name, x.got, want, err)
+		}
+	}
+}
+
+// Where a tag's payload is: UBLKSRV_IO_BUF_OFFSET, 25 bits a tag, 41 a queue.
+func TestPayloadAt(t *testing.T) {
+	for _, x := range []struct {
+		queue, tag int
+		want       int64
+	}{{0, 0, 0x80000000}, {0, 1, 0x82000000}, {1, 0, 0x200_80000000}, {3, 4095, 0x600_80000000 + 4095<<25}} {
+		if got := payloadAt(x.queue, x.tag); got != x.want {
+			t.Errorf("queue %d, tag %d: %#x, want %#x", x.queue, x.tag, got, x.want)
 		}
 	}
 }
