@@ -82,10 +82,15 @@ var ublkRecovery = map[config.Recovery]ublk.Recovery{
 	config.RecoveryReissue: ublk.Reissue, config.RecoveryFail: ublk.FailIO, config.RecoveryNone: ublk.None,
 }
 
+var ublkCopy = map[config.Copy]ublk.Copy{
+	config.CopyAuto: ublk.CopyAuto, config.CopyKernel: ublk.CopyKernel, config.CopyGetData: ublk.CopyGetData, config.CopyUser: ublk.CopyUser,
+}
+
 func (d *ublkDoor) open(ctx context.Context, v *volume.Volume) error {
 	x := &d.cfg
 	dev, err := ublk.Open(ctx, ublk.Options{Name: x.Name, Volume: v, ReadOnly: x.ReadOnly, ID: x.Device, Queues: x.Queues,
 		Depth: x.Depth, MaxIO: int(x.MaxIO), Recovery: ublkRecovery[x.Recovery], Unprivileged: x.Unprivileged,
+		Copy: ublkCopy[x.Copy], Buffers: int(x.Buffers),
 		StateDir: d.e.state.path, Reactors: d.e.reactors, Log: d.e.log})
 	if err == nil {
 		d.dev.Store(dev)

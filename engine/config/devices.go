@@ -18,6 +18,18 @@ const (
 	RecoveryNone    Recovery = "none"    // the device goes with its engine
 )
 
+// Copy is how the payload of a ublk device's requests comes into the engine and
+// back.
+type Copy string
+
+// The choices of copy.
+const (
+	CopyAuto    Copy = "auto"     // the best that this kernel and the volume have
+	CopyKernel  Copy = "kernel"   // by the driver; each of queues x depth has a buffer of max_io
+	CopyGetData Copy = "get-data" // by the driver, when the engine has given it a buffer; queues have memory that requests share
+	CopyUser    Copy = "user"     // by the engine; the same
+)
+
 // OnStop is what becomes of a device of this host when the engine is stopped in
 // order. After a kill it always stays.
 type OnStop string
@@ -39,6 +51,7 @@ const (
 	DefaultMaxIO           = 256 * KiB
 	LeastMaxIO             = 4 * KiB
 	MostMaxIO              = 16 * MiB
+	MostBuffers            = 64 * GiB // of a queue; what all its requests could need is the limit that counts
 	MaxDeviceConnections   = 16
 	DefaultDeadConnTimeout = 10 * time.Minute
 	// RequestMargin is what a kernel waits for an answer beyond a volume's
@@ -55,6 +68,8 @@ func (r *reader) deviceKeys(s *section, e *Export) {
 		s.bad("max_io", FormatSize(e.MaxIO)+" is no multiple of "+FormatSize(LeastMaxIO), `write a round size, as in "256KiB"`)
 	}
 	e.Recovery = choice(s, "recovery", RecoveryReissue, []Recovery{RecoveryReissue, RecoveryFail, RecoveryNone})
+	e.Copy = choice(s, "copy", CopyAuto, []Copy{CopyAuto, CopyKernel, CopyGetData, CopyUser})
+	e.Buffers = s.size("buffers", 0, LeastMaxIO, MostBuffers)
 	e.Unprivileged = s.boolean("unprivileged")
 	e.OnStop = choice(s, "on_stop", OnStopKeep, []OnStop{OnStopKeep, OnStopRemove})
 	e.Connections = s.integer("connections", 1, 1, MaxDeviceConnections)
@@ -76,6 +91,9 @@ func (r *reader) checkDevice(s *section, e *Export, v *Volume) {
 		s.bad("unprivileged", "and recovery "+quote(string(e.Recovery))+" exclude each other: the kernel does not let such a device be recovered",
 			`write recovery = "none", or leave unprivileged out`)
 	}
+	if e.Frontend == FrontendUblk {
+		checkCopy(s, e)
+	}
 	if e.Frontend != FrontendNBDKernel {
 		return
 	}
@@ -87,6 +105,32 @@ func (r *reader) checkDevice(s *section, e *Export, v *Volume) {
 	if e.RequestTimeout < least {
 		s.bad("request_timeout", fmt.Sprintf("of %v is less than timeout and fence of volume %s together, %v: the kernel would send requests again that the volume still works on",
 			e.RequestTimeout, quote(v.Name), least), fmt.Sprintf("write at least %q, or leave it out for %v more", least.String(), RequestMargin))
+	}
+}
+
+// checkCopy checks what of copy and buffers does not go together.
+func checkCopy(s *section, e *Export) {
+	if e.Copy == CopyUser && e.Unprivileged {
+		s.bad("copy", quote(string(e.Copy))+" is not for an unprivileged device: the kernel lets only privileged servers copy",
+			`write "auto", "kernel" or "get-data"`)
+	}
+	if !s.has("buffers") {
+		return
+	}
+	// A request has a power of two, and no queue more than all its requests.
+	piece := uint64(LeastMaxIO)
+	for piece < e.MaxIO {
+		piece *= 2
+	}
+	switch all := uint64(e.Depth) * piece; {
+	case e.Copy == CopyAuto, e.Copy == CopyKernel:
+		s.bad("buffers", "is for requests that share memory, which those of copy "+quote(string(e.Copy))+" do not",
+			`leave it out, or write copy = "user" or "get-data"`)
+	case e.Buffers < e.MaxIO:
+		s.bad("buffers", FormatSize(e.Buffers)+" is less than the largest request, max_io = "+FormatSize(e.MaxIO), "write more")
+	case e.Buffers > all:
+		s.bad("buffers", fmt.Sprintf("%s is more than %d requests of %s could need", FormatSize(e.Buffers), e.Depth, FormatSize(e.MaxIO)),
+			"write at most "+quote(FormatSize(all)))
 	}
 }
 

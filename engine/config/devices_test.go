@@ -31,6 +31,8 @@ frontend = "nbd-kernel"
 	same(t, "depth", u.Depth, DefaultDepth)
 	same(t, "max_io", u.MaxIO, DefaultMaxIO)
 	same(t, "recovery", u.Recovery, RecoveryReissue)
+	same(t, "copy", u.Copy, CopyAuto)
+	same(t, "buffers", u.Buffers, 0)
 	same(t, "on_stop", u.OnStop, OnStopKeep)
 	same(t, "frontend", k.Frontend, FrontendNBDKernel)
 	same(t, "connections", k.Connections, 1)
@@ -53,6 +55,8 @@ queues = 4
 depth = 256
 max_io = "1MiB"
 recovery = "none"
+copy = "get-data"
+buffers = "2MiB"
 unprivileged = true
 on_stop = "remove"
 [[export]]
@@ -70,6 +74,8 @@ request_timeout = "200s"
 	same(t, "depth", u.Depth, 256)
 	same(t, "max_io", u.MaxIO, MiB)
 	same(t, "recovery", u.Recovery, RecoveryNone)
+	same(t, "copy", u.Copy, CopyGetData)
+	same(t, "buffers", u.Buffers, 2*MiB)
 	same(t, "unprivileged", u.Unprivileged, true)
 	same(t, "on_stop", u.OnStop, OnStopRemove)
 	same(t, "device", k.Device, 5)

@@ -40,6 +40,8 @@ type Export struct {
 	Depth        int    // requests that each queue holds
 	MaxIO        uint64 // bytes of the largest request
 	Recovery     Recovery
+	Copy         Copy
+	Buffers      uint64 // bytes of each queue that its requests share, see Copy; 0: the frontend chooses
 	Unprivileged bool // made as a device that needs no CAP_SYS_ADMIN
 
 	// Of nbd-kernel.
@@ -128,6 +130,8 @@ var frontendKeys = map[string][]Frontend{
 	"depth":             {FrontendUblk},
 	"max_io":            {FrontendUblk},
 	"recovery":          {FrontendUblk},
+	"copy":              {FrontendUblk},
+	"buffers":           {FrontendUblk},
 	"unprivileged":      {FrontendUblk},
 	"connections":       {FrontendNBDKernel},
 	"dead_conn_timeout": {FrontendNBDKernel},
