@@ -13,6 +13,7 @@ import (
 	"blockengine/sdk/abi"
 	"blockengine/sdk/manifest"
 	"blockengine/sdk/process/control"
+	serving "blockengine/sdk/process/worker"
 	"blockengine/sdk/store"
 )
 
@@ -35,8 +36,9 @@ func (p *controlPlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.Cl
 
 // server answers the engine's calls: a control.Server.
 type server struct {
-	opt   Options
-	inbox *inbox
+	opt    Options
+	inbox  *inbox
+	memory *serving.Memory
 
 	mu       sync.Mutex // guards what follows; held for short copies only
 	devices  map[uint64]*device
@@ -57,7 +59,7 @@ type channel struct {
 }
 
 func newServer(o Options, in *inbox) *server {
-	return &server{opt: o, inbox: in, devices: map[uint64]*device{}, channels: map[uint64]*channel{}}
+	return &server{opt: o, inbox: in, memory: serving.NewMemory(), devices: map[uint64]*device{}, channels: map[uint64]*channel{}}
 }
 
 // Hello implements control.Server.
@@ -205,7 +207,7 @@ func (s *server) addChannel(number uint64, c *channel) error {
 
 // worker begins to serve a region. The files are its.
 func (s *server) worker(m *control.OpenChannel, f ringFiles) (*worker, error) {
-	o := workerOptions{spin: time.Duration(m.Poll)}
+	o := workerOptions{spin: time.Duration(m.Poll), memory: s.memory}
 	if s.opt.Protocol != nil {
 		return serveMachine(s.opt.Protocol, f, m.Layout, o)
 	}

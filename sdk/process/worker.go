@@ -16,7 +16,8 @@ type (
 
 // workerOptions are the same for all workers of a process.
 type workerOptions struct {
-	spin time.Duration // how long one looks for more before it sleeps
+	spin   time.Duration   // how long one looks for more before it sleeps
+	memory *serving.Memory // of virtual machines
 }
 
 // filesOf names the descriptors that came for a region.
@@ -24,7 +25,7 @@ func filesOf(fds []int) (ringFiles, error) { return serving.FilesOf(fds) }
 
 // serveChannel serves a region with a channel of dev.
 func serveChannel(dev store.Device, f ringFiles, l ring.Layout, o workerOptions) (*worker, error) {
-	return serving.Channel(dev, f, l, serving.Options{Spin: o.spin})
+	return serving.Channel(dev, f, l, serving.Options{Spin: o.spin, Memory: o.memory})
 }
 
 // serveMachine serves a region with a state machine of p's.

@@ -10,7 +10,7 @@ import (
 // know it ignores.
 const (
 	Major   = 1
-	Minor   = 0
+	Minor   = 1 // MapMemory, ForgetMemory
 	Version = Major<<16 | Minor
 )
 
@@ -97,6 +97,22 @@ type OpenChannel struct {
 // is outstanding in the plugin any more.
 type CloseChannel struct {
 	Channel uint64 `json:"channel"`
+}
+
+// MapMemory shows the process memory of a virtual machine, which requests' payload
+// may lie in from then on (ring.Piece). The file behind it comes over the other
+// socket, under the same number. It is for stores whose operator trusts them with
+// that; an engine never calls it where the plugin's Version is below 1.1.
+type MapMemory struct {
+	Memory uint64 `json:"memory"` // chosen by the engine, never used again
+	Offset uint64 `json:"offset"` // in the file, bytes, at a page
+	Size   uint64 `json:"size"`   // bytes
+}
+
+// ForgetMemory has the process unmap memory that it was shown. No request names it
+// any more. The answer comes when it is unmapped.
+type ForgetMemory struct {
+	Memory uint64 `json:"memory"`
 }
 
 // Done answers what has nothing else to tell, and asks what needs no more words.

@@ -11,9 +11,9 @@ import (
 )
 
 // FilesFD is the descriptor of the socket over which a process is given the
-// descriptors of regions. Each comes in a message of its own, of 8 bytes: the
-// number of its channel, little endian. When the other end is closed the engine
-// is gone, and the process ends.
+// descriptors of regions and of virtual machines' memory. Each comes in a message of
+// its own, of 8 bytes: the number of its channel or memory, little endian. When the
+// other end is closed the engine is gone, and the process ends.
 const FilesFD = 3
 
 // PluginName is what go-plugin calls the one service that a process has.
@@ -34,6 +34,8 @@ type Server interface {
 	CloseDevice(ctx context.Context, m *CloseDevice) (*Done, error)
 	OpenChannel(ctx context.Context, m *OpenChannel) (*Done, error)
 	CloseChannel(ctx context.Context, m *CloseChannel) (*Done, error)
+	MapMemory(ctx context.Context, m *MapMemory) (*Done, error)
+	ForgetMemory(ctx context.Context, m *ForgetMemory) (*Done, error)
 	// Health is answered by whoever is alive.
 	Health(ctx context.Context, m *Done) (*Done, error)
 	// Close ends what is still open, before the process ends.
@@ -52,6 +54,8 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			method("CloseDevice", Server.CloseDevice),
 			method("OpenChannel", Server.OpenChannel),
 			method("CloseChannel", Server.CloseChannel),
+			method("MapMemory", Server.MapMemory),
+			method("ForgetMemory", Server.ForgetMemory),
 			method("Health", Server.Health),
 			method("Close", Server.Close),
 		},
@@ -107,6 +111,18 @@ func (c *Client) OpenChannel(ctx context.Context, m *OpenChannel) error {
 // CloseChannel waits until nothing of a region is outstanding.
 func (c *Client) CloseChannel(ctx context.Context, m *CloseChannel) error {
 	_, err := call[Done](ctx, c, "CloseChannel", m)
+	return err
+}
+
+// MapMemory has the process map memory of a virtual machine.
+func (c *Client) MapMemory(ctx context.Context, m *MapMemory) error {
+	_, err := call[Done](ctx, c, "MapMemory", m)
+	return err
+}
+
+// ForgetMemory waits until the process has unmapped such memory.
+func (c *Client) ForgetMemory(ctx context.Context, m *ForgetMemory) error {
+	_, err := call[Done](ctx, c, "ForgetMemory", m)
 	return err
 }
 

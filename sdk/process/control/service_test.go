@@ -55,6 +55,16 @@ func (f *fake) CloseChannel(_ context.Context, m *CloseChannel) (*Done, error) {
 	return &Done{}, nil
 }
 
+func (f *fake) MapMemory(_ context.Context, m *MapMemory) (*Done, error) {
+	f.seen = *m
+	return &Done{}, nil
+}
+
+func (f *fake) ForgetMemory(_ context.Context, m *ForgetMemory) (*Done, error) {
+	f.seen = *m
+	return &Done{}, nil
+}
+
 func (f *fake) Health(context.Context, *Done) (*Done, error) { f.seen = "health"; return &Done{}, nil }
 func (f *fake) Close(context.Context, *Done) (*Done, error)  { f.seen = "close"; return &Done{}, nil }
 
@@ -86,6 +96,7 @@ func TestCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := OpenDevice{Device: 1 << 60, Volume: "v", ReadOnly: true, Options: []byte("a=\xff\x00")}
+	memory := MapMemory{Memory: 5, Offset: 1 << 40, Size: 1 << 50}
 	channel := OpenChannel{Channel: 3, Device: 4, Layout: layout, Poll: 5}
 	for _, call := range []struct {
 		name string
@@ -109,6 +120,8 @@ func TestCalls(t *testing.T) {
 		{"close device", func() error { return c.CloseDevice(ctx, &CloseDevice{Device: 2}) }, CloseDevice{Device: 2}},
 		{"open channel", func() error { return c.OpenChannel(ctx, &channel) }, channel},
 		{"close channel", func() error { return c.CloseChannel(ctx, &CloseChannel{Channel: 8}) }, CloseChannel{Channel: 8}},
+		{"map memory", func() error { return c.MapMemory(ctx, &memory) }, memory},
+		{"forget memory", func() error { return c.ForgetMemory(ctx, &ForgetMemory{Memory: 6}) }, ForgetMemory{Memory: 6}},
 		{"health", func() error { return c.Health(ctx) }, "health"},
 		{"close", func() error { return c.Close(ctx) }, "close"},
 	} {

@@ -19,7 +19,9 @@
 // fills Completion entries in the order in which requests end, and stores their
 // number in CompTail. A slot is in use from its submission to its completion, so
 // neither ring can be full. The payload of a request lies at the start of its
-// slot's buffer, and so do the extents of a block status.
+// slot's buffer, and so do the extents of a block status. Where the operator has
+// wanted that, the payload may lie in the memory of a virtual machine instead: then
+// Submission.Pieces says in how many pieces, which are at the start of the buffer.
 //
 // Machine. The engine puts events at the start of the one buffer, their length
 // into CallIn, and adds one to SubTail. The process puts the actions at the start

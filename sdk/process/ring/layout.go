@@ -10,7 +10,7 @@ import (
 // gives a meaning to what was zero.
 const (
 	Major   = 1
-	Minor   = 0
+	Minor   = 1 // Submission.Pieces
 	Version = Major<<16 | Minor
 )
 
@@ -29,6 +29,7 @@ const (
 	MinTransfer = 4 << 10
 	MaxTransfer = 256 << 10
 	MaxExtents  = 4096 // of one block status
+	MaxPieces   = 128  // that a payload lies in
 )
 
 // Values of CompArmed: how the engine wants to be told of completions.
@@ -97,10 +98,19 @@ type Submission struct {
 	Op     uint8
 	_      uint8
 	Flags  uint16
-	_      uint16
+	Pieces uint16 // that the payload lies in; 0: it lies in the slot's buffer
 	Offset uint64 // bytes
 	Length uint64 // bytes
 	_      uint64
+}
+
+// Piece is a part of a payload in memory that the process has been shown: see
+// control.MapMemory. The pieces of a request lie at the start of its slot's buffer.
+type Piece struct {
+	Memory uint64 // its number
+	Offset uint64 // bytes from its start
+	Length uint32 // bytes
+	_      uint32
 }
 
 // Completion is how a request has ended.
@@ -138,6 +148,9 @@ var (
 	_ [16]byte   = [unsafe.Sizeof(Completion{})]byte{}
 	_ [2]byte    = [unsafe.Offsetof(Completion{}.Extents)]byte{}
 	_ [16]byte   = [unsafe.Sizeof(Extent{})]byte{}
+	_ [24]byte   = [unsafe.Sizeof(Piece{})]byte{}
+	_ [6]byte    = [unsafe.Offsetof(Submission{}.Pieces)]byte{}
+	_ [16]byte   = [unsafe.Offsetof(Piece{}.Length)]byte{}
 	_ [64]byte   = [unsafe.Sizeof(Shape{})]byte{}
 	_ [32]byte   = [unsafe.Offsetof(Shape{}.First)]byte{}
 	_ [56]byte   = [unsafe.Offsetof(Shape{}.Size)]byte{}
@@ -154,6 +167,9 @@ var (
 )
 
 const page = 4096
+
+// A slot's buffer has room for all pieces.
+var _ [MinTransfer - MaxPieces*unsafe.Sizeof(Piece{})]byte
 
 // Layout is what a region holds. It travels in the call that opens the link.
 type Layout struct {

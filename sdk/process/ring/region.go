@@ -72,3 +72,8 @@ func (r *Region) Extents(slot int) []Extent {
 	b := r.Buffer(slot)
 	return unsafe.Slice((*Extent)(unsafe.Pointer(unsafe.SliceData(b))), min(len(b)/int(unsafe.Sizeof(Extent{})), MaxExtents))
 }
+
+// Pieces are the places for pieces in a slot's buffer.
+func (r *Region) Pieces(slot int) []Piece {
+	return unsafe.Slice((*Piece)(unsafe.Pointer(unsafe.SliceData(r.Buffer(slot)))), MaxPieces)
+}

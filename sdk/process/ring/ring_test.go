@@ -15,14 +15,15 @@ import (
 const layouts = `
 Shape 64: Magic 0+8, Version 8+4, Kind 12+4, Depth 16+4, Transfer 20+4, Stride 24+4, First 32+8, Second 40+8, Payload 48+8, Size 56+8
 Header 4096: Shape 0+64, SubTail 128+4, CallIn 132+4, SubHead 256+4, SubArmed 384+4, CompTail 512+4, CallOut 516+4, CompArmed 640+4
-Submission 32: Slot 0+2, Op 2+1, Flags 4+2, Offset 8+8, Length 16+8
+Submission 32: Slot 0+2, Op 2+1, Flags 4+2, Pieces 6+2, Offset 8+8, Length 16+8
 Completion 16: Slot 0+2, Extents 2+2, Status 4+4, Filled 8+8
 Extent 16: Length 0+8, State 8+4
+Piece 24: Memory 0+8, Offset 8+8, Length 16+4
 `
 
 func TestLayouts(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(layouts), "\n")
-	for i, r := range []any{Shape{}, new(Header), Submission{}, Completion{}, Extent{}} {
+	for i, r := range []any{Shape{}, new(Header), Submission{}, Completion{}, Extent{}, Piece{}} {
 		typ := reflect.TypeOf(r)
 		if typ.Kind() == reflect.Pointer {
 			typ = typ.Elem()
@@ -70,12 +71,12 @@ func golden(t *testing.T, what string, b []byte, want string) {
 func TestGoldenStore(t *testing.T) {
 	l, err := StoreLayout(128, 256<<10)
 	r, mem := format(t, l, err)
-	golden(t, "shape", mem[:64], "424552494e47ff0a 00000100 01000000 80000000 00000400 00000400 00000000"+
+	golden(t, "shape", mem[:64], "424552494e47ff0a 01000100 01000000 80000000 00000400 00000400 00000000"+
 		"0010000000000000 0020000000000000 0030000000000000 0030000200000000")
 	r.SubTail.Store(0x01020304)
 	golden(t, "word", mem[128:136], "04030201 00000000")
-	r.Submissions[127] = Submission{Slot: 0x0102, Op: 3, Flags: 0x0405, Offset: 0x060708090a0b0c0d, Length: 0x0e0f}
-	golden(t, "submission", mem[page+127*32:page+128*32], "0201 03 00 0504 0000 0d0c0b0a09080706 0f0e000000000000 0000000000000000")
+	r.Submissions[127] = Submission{Slot: 0x0102, Op: 3, Flags: 0x0405, Pieces: 0x1011, Offset: 0x060708090a0b0c0d, Length: 0x0e0f}
+	golden(t, "submission", mem[page+127*32:page+128*32], "0201 03 00 0504 1110 0d0c0b0a09080706 0f0e000000000000 0000000000000000")
 	r.Completions[1] = Completion{Slot: 0x0102, Extents: 3, Status: 28, Filled: 1 << 40}
 	golden(t, "completion", mem[2*page+16:2*page+32], "0201 0300 1c000000 0000000000010000")
 	if got := r.Completions[1].Load(); got != r.Completions[1] {
@@ -86,6 +87,8 @@ func TestGoldenStore(t *testing.T) {
 	if e := r.Extents(1)[1]; e.Load() != e || len(r.Extents(1)) != MaxExtents {
 		t.Errorf("%d extents, %+v", len(r.Extents(1)), e)
 	}
+	r.Pieces(1)[127] = Piece{Memory: 7, Offset: 1 << 32, Length: 4096}
+	golden(t, "piece", mem[3*page+256<<10+127*24:3*page+256<<10+128*24], "0700000000000000 0000000001000000 00100000 00000000")
 	last := r.Buffer(127)
 	last[len(last)-1] = 7
 	if len(last) != 256<<10 || cap(last) != len(last) || mem[len(mem)-1] != 7 {
@@ -96,7 +99,7 @@ func TestGoldenStore(t *testing.T) {
 func TestGoldenMachine(t *testing.T) {
 	l, err := MachineLayout(64<<10, 8<<10)
 	r, mem := format(t, l, err)
-	golden(t, "shape", mem[:64], "424552494e47ff0a 00000100 02000000 00000000 00000000 00000000 00000000"+
+	golden(t, "shape", mem[:64], "424552494e47ff0a 01000100 02000000 00000000 00000000 00000000 00000000"+
 		"0010000000000000 0010010000000000 0000000000000000 0030010000000000")
 	r.In[0], r.Out[len(r.Out)-1] = 1, 2
 	if mem[page] != 1 || mem[len(mem)-1] != 2 || len(r.In) != 64<<10 || len(r.Out) != 8<<10 {

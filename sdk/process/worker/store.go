@@ -2,6 +2,7 @@ package worker
 
 import (
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -17,7 +18,8 @@ type slot struct {
 	index   uint16
 	held    bool // the plugin has it
 	buffer  []byte
-	data    [1][]byte
+	data    [][]byte       // of the request, if it has payload
+	in      []*mapped      // what a payload lies in that is not in the buffer
 	extents []block.Extent // over the buffer
 }
 
@@ -68,6 +70,7 @@ func newStoreServer(w *Worker) *storeServer {
 	for i := range s.slots {
 		sl := &s.slots[i]
 		sl.index, sl.buffer = uint16(i), w.region.Buffer(i)
+		sl.data = make([][]byte, 0, 1)
 		ext := w.region.Extents(i)
 		sl.extents = unsafe.Slice((*block.Extent)(unsafe.Pointer(unsafe.SliceData(ext))), len(ext))[:0]
 		sl.req.Owner = sl
@@ -87,6 +90,8 @@ func (s *storeServer) run(dev store.Device, opened chan<- error) {
 	s.channel, err = dev.Channel(s)
 	opened <- err
 	if err == nil {
+		debug.SetPanicOnFault(true)
+		defer s.w.memory.explain()
 		s.w.run(s)
 	}
 }
@@ -117,13 +122,39 @@ func (s *storeServer) request(e *ring.Submission) *block.Request {
 	r.Op, r.Flags, r.Offset, r.Length = block.Op(e.Op), block.Flags(e.Flags), e.Offset, e.Length
 	r.Status, r.Filled, r.Data, r.Extents = block.OK, 0, nil, nil
 	switch {
+	case e.Pieces > 0:
+		s.borrow(sl, int(e.Pieces))
 	case r.Op.HasPayload():
-		sl.data[0] = sl.buffer[:r.Length:r.Length]
-		r.Data = sl.data[:]
+		sl.data = append(sl.data[:0], sl.buffer[:r.Length:r.Length])
+		r.Data = sl.data
 	case r.Op == block.OpBlockStatus:
 		r.Extents = sl.extents
 	}
 	return r
+}
+
+// borrow points a request at memory of a virtual machine's. The engine is trusted:
+// what is wrong is a fault of its own.
+func (s *storeServer) borrow(sl *slot, n int) {
+	pieces := s.w.region.Pieces(int(sl.index))
+	if n > len(pieces) {
+		panic(fmt.Sprintf("the engine has submitted a request of %d pieces: at most %d", n, len(pieces)))
+	}
+	var err error
+	if sl.data, sl.in, err = s.w.memory.borrow(pieces[:n], sl.data[:0], sl.in[:0]); err != nil {
+		panic(err.Error())
+	}
+	sl.req.Data = sl.data
+}
+
+// giveBack ends the loan of what borrow has pointed at.
+func (sl *slot) giveBack() {
+	for i, a := range sl.in {
+		a.leave()
+		sl.in[i] = nil
+	}
+	clear(sl.data)
+	sl.in, sl.data, sl.req.Data = sl.in[:0], sl.data[:0], nil
 }
 
 // together is how many completions of a batch are published in one go. An engine
@@ -176,6 +207,9 @@ func (s *storeServer) finished(r *block.Request) {
 		panic(fmt.Sprintf("the plugin has completed a request twice: %v of %d bytes at %d", r.Op, r.Length, r.Offset))
 	}
 	sl.held = false
+	if len(sl.in) > 0 {
+		sl.giveBack()
+	}
 	c := ring.Completion{Slot: sl.index, Status: uint32(r.Status), Filled: r.Filled}
 	if r.Op == block.OpBlockStatus {
 		// They are in the buffer already, unless the plugin has made a slice of its own.

@@ -36,6 +36,8 @@ func (f Files) close() {
 type Options struct {
 	// Spin is how long a worker looks for more before it sleeps; 0: not at all.
 	Spin time.Duration
+	// Memory is what requests' payload may lie in besides their region; nil: none.
+	Memory *Memory
 }
 
 // Worker serves one region: a goroutine of its own calls the plugin, and sleeps
@@ -44,6 +46,7 @@ type Worker struct {
 	region *ring.Region
 	files  Files
 	mem    []byte
+	memory *Memory
 	taken  uint32 // submissions, or calls, so far
 
 	spin  int64  // ns: how long to look before sleeping
@@ -64,7 +67,7 @@ type ringServer interface {
 
 // newWorker maps the region. The descriptors are its own, also if it fails.
 func newWorker(f Files, l ring.Layout, o Options) (*Worker, error) {
-	w := &Worker{files: f, spin: int64(o.Spin), ended: make(chan struct{})}
+	w := &Worker{files: f, memory: o.Memory, spin: int64(o.Spin), ended: make(chan struct{})}
 	if err := w.attach(l); err != nil {
 		w.free()
 		return nil, err
