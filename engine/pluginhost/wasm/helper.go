@@ -94,7 +94,7 @@ func runOneHelper(ctx context.Context, self []string, dir string, src *source, m
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(src.bytes), &report
 	// wazero compiles on one thread, so a second processor would only serve the
 	// garbage collector.
-	cmd.Env = []string{"GOTRACEBACK=none", "GOMAXPROCS=1"}
+	cmd.Env = append(detectorEnv(), "GOTRACEBACK=none", "GOMAXPROCS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
