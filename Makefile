@@ -71,6 +71,11 @@ check: ## formatting, vet and staticcheck, of the guests' code too
 # Left out: tests of one goroutine that only read source or rewrite modules.
 RACE_EXCEPT := /internal/archtest$$|/pluginhost/wasm/meter$$
 
+# wazero's compiler is one goroutine's work and takes five times as long with the
+# detector in it, so all of wazero is left without; what calls it is not. And a
+# program that the detector is in sleeps for a second at its end if nobody says less.
+race: export GOFLAGS := $(GOFLAGS) -gcflags=github.com/tetratelabs/wazero/...=-race=false
+race: export GORACE := atexit_sleep_ms=20 $(GORACE)
 race: ## tests under the race detector, the engine under test included
 	$(GO) test -race -p 2 $$($(GO) list ./... | grep -vE '$(RACE_EXCEPT)|$(NOT_E2E)')
 	E2E_RACE=1 $(GO) test -race -count=1 -timeout $(E2E_TIME) -run '$(E2E_RACED)' $(E2E)

@@ -17,6 +17,7 @@ import (
 // A client that is there when the signal comes has its replies and then the
 // end; what it wrote is on the disk.
 func TestDrainWithClients(t *testing.T) {
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		disk := nbdtest.NewDisk(1 << 20)
 		srv := nbdtest.StartServer(t, nbdtest.ServerOptions{Exports: []nbdtest.Export{{Name: "disk", Disk: disk}}})
@@ -57,6 +58,7 @@ func TestDrainWithClients(t *testing.T) {
 
 // A second signal does not wait for a server that holds a write.
 func TestSecondSignalCutsShort(t *testing.T) {
+	t.Parallel()
 	srv := nbdtest.StartServer(t, nbdtest.ServerOptions{BadClients: true,
 		Exports: []nbdtest.Export{{Name: "disk", Disk: nbdtest.NewDisk(1 << 20)}}})
 	s := newSite(t, "HEAD\n"+nbdVolume("unix:"+srv.Addr()))
@@ -155,6 +157,7 @@ func TestUnreadStdout(t *testing.T) {
 
 // A server that never came is no reason to wait, nor for a failure.
 func TestDrainWithoutServer(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "HEAD\n"+nbdVolume("unix:none.sock"))
 	r := s.run()
 	r.until("ready")
@@ -163,6 +166,7 @@ func TestDrainWithoutServer(t *testing.T) {
 
 // A signal that comes while the engine waits for volumes ends it, too.
 func TestSignalDuringStart(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "HEAD\n"+memoryVolume+memoryExport+nbdVolume("unix:none.sock"))
 	r := s.run()
 	r.until(`export "m"`) // and far keeps ready waiting

@@ -14,6 +14,7 @@ import (
 // The command runs the suite with the engine's own helpers, and its exit status
 // says how it went.
 func TestPluginTest(t *testing.T) {
+	t.Parallel()
 	module, err := nbdWasm()
 	if err != nil {
 		t.Fatal(err)

@@ -51,6 +51,7 @@ func (s *site) busy(volume string) (end func()) {
 // A recording of a volume in use is for its owner alone, holds no guest's data,
 // and gives no difference when the same code, in any runtime, is handed it.
 func TestRecordAndReplay(t *testing.T) {
+	t.Parallel()
 	s, _ := upgradable(t)
 	r := s.run()
 	r.until("ready")

@@ -173,6 +173,7 @@ func TestNoEngine(t *testing.T) {
 }
 
 func TestSecondEngineIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "HEAD\n"+memoryVolume+memoryExport)
 	first := s.run()
 	first.until("ready")
@@ -192,6 +193,7 @@ func TestSecondEngineIsRefused(t *testing.T) {
 
 // What an engine that was killed has left is no obstacle.
 func TestAfterKill(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "HEAD\n"+memoryVolume+memoryExport)
 	first := s.run()
 	first.until("ready")

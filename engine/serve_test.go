@@ -51,6 +51,7 @@ func (s *site) status() *admin.Status {
 }
 
 func TestReadyAndHowToConnect(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "HEAD\n"+memoryVolume+memoryExport+strings.NewReplacer("name = \"m\"", "name = \"a b'c\"", "NBD", "tcp:127.0.0.1:0").Replace(memoryExport))
 	r := s.run()
 	r.until("ready")
@@ -94,6 +95,7 @@ func TestPrintedCommandWorks(t *testing.T) {
 
 // A server that is away is named and waited for; the rest is served.
 func TestServerComesLater(t *testing.T) {
+	t.Parallel()
 	sock := filepath.Join(nbdtest.SocketDir(t), "s")
 	s := newSite(t, "HEAD\n"+memoryVolume+memoryExport+nbdVolume("unix:"+sock))
 	r := s.run()
@@ -121,6 +123,7 @@ func TestServerComesLater(t *testing.T) {
 
 // A store that cannot be opened is tried again.
 func TestFileComesLater(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "HEAD\n[[volume]]\nname = \"f\"\nplugin = \"file\"\n[volume.options]\npath = \"disk.img\"\n"+
 		strings.ReplaceAll(memoryExport, `"m"`, `"f"`))
 	r := s.run()

@@ -17,6 +17,7 @@ import (
 )
 
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "HEAD\n"+memoryVolume+memoryExport)
 	r := s.run()
 	r.until("ready")
@@ -112,6 +113,7 @@ func httpGet(t *testing.T, port int, path string, want int) []byte {
 }
 
 func TestInspect(t *testing.T) {
+	t.Parallel()
 	module, err := nbdWasm()
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +150,7 @@ var _ admin.Source = (*engine)(nil)
 
 // The sampler never lets who asks wait for a reactor that hangs.
 func TestSamplerIsBounded(t *testing.T) {
+	t.Parallel()
 	e := &engine{}
 	hang := make(chan struct{})
 	e.sampler.collect = func() (s metrics.Snapshot) { <-hang; s.Listeners = 3; return s }

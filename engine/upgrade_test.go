@@ -58,6 +58,7 @@ func (s *site) order(args ...string) string {
 
 // An upgrade under a client's eyes, the way back, and what is told of both.
 func TestUpgradeAndRollback(t *testing.T) {
+	t.Parallel()
 	s, _ := upgradable(t)
 	r := s.run()
 	r.until("ready")
@@ -166,6 +167,7 @@ func TestOrdersAreChecked(t *testing.T) {
 
 // What was saved is there after a restart, and not longer than it fits.
 func TestSaveIsKeptOverARestart(t *testing.T) {
+	t.Parallel()
 	s, _ := upgradable(t)
 	r := s.run()
 	r.until("ready")
@@ -217,6 +219,7 @@ func TestSaveIsKeptOverARestart(t *testing.T) {
 // A module that was changed since it was saved is refused, in words that name
 // the drop-in and the ways out.
 func TestSavedModuleIsPinned(t *testing.T) {
+	t.Parallel()
 	s, _ := upgradable(t)
 	r := s.run()
 	r.until("ready")
@@ -295,6 +298,7 @@ func (f *follower) end() int {
 // Who interrupts an order leaves it to the engine, says so, and another one sees
 // how it goes.
 func TestInterruptedOrderGoesOn(t *testing.T) {
+	t.Parallel()
 	s, _ := upgradable(t)
 	r := s.run()
 	r.until("ready")
@@ -326,6 +330,7 @@ func TestInterruptedOrderGoesOn(t *testing.T) {
 
 // A signal to the engine ends what is under way, and who follows it hears of it.
 func TestSignalDuringUpgrade(t *testing.T) {
+	t.Parallel()
 	s, disk := upgradable(t)
 	r := s.run()
 	r.until("ready")
