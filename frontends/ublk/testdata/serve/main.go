@@ -33,6 +33,8 @@ var (
 	maxIO    = flag.Int("max-io", 0, "bytes")
 	id       = flag.Int("id", ublk.AnyID, "device number")
 	recovery = flag.Int("recovery", 0, "0 reissue, 1 fail-io, 2 none")
+	way      = flag.Int("copy", 0, "0 auto, 1 kernel, 2 get-data, 3 user")
+	buffers  = flag.Int("buffers", 0, "bytes of a queue that requests share")
 	readOnly = flag.Bool("read-only", false, "")
 	spin     = flag.Duration("poll", 20*time.Microsecond, "")
 	reactors = flag.Int("reactors", 2, "")
@@ -91,7 +93,7 @@ func run() error {
 		return err
 	}
 	d, err := ublk.Open(ctx, ublk.Options{Name: *name, Volume: v, ReadOnly: *readOnly, ID: *id, Queues: *queues, Depth: *depth,
-		MaxIO: *maxIO, Recovery: ublk.Recovery(*recovery), StateDir: *state, Reactors: rs})
+		MaxIO: *maxIO, Recovery: ublk.Recovery(*recovery), Copy: ublk.Copy(*way), Buffers: *buffers, StateDir: *state, Reactors: rs})
 	if err != nil {
 		return err
 	}

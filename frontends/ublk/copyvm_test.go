@@ -1,0 +1,120 @@
+package ublk_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"blockengine/frontends/ublk"
+	"blockengine/internal/vmtest"
+	vmguest "blockengine/internal/vmtest/guest"
+)
+
+// guestOn is guest with a kernel of choice.
+func guestOn(t *testing.T, kernel vmguest.Kernel) *vmtest.VM {
+	t.Helper()
+	vmtest.Require(t)
+	serve := filepath.Join(t.TempDir(), "serve")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", serve, "./testdata/serve")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return vmtest.Start(t, vmtest.Options{Kernel: kernel, Limit: 3 * time.Minute, Modules: []string{"ublk_drv"}, Files: map[string]string{"/usr/sbin/serve": serve}})
+}
+
+// kernels are those that what depends on the kernel is tested with.
+var kernels = map[string]vmguest.Kernel{"stable": vmguest.Stable, "newest": vmguest.Newest}
+
+// ways are those in which payload comes to the engine.
+var ways = []ublk.Copy{ublk.CopyKernel, ublk.CopyGetData, ublk.CopyUser}
+
+// TestVMCopy has every way of copying carry what it carries in earnest, with far
+// less memory than all requests together could want.
+func TestVMCopy(t *testing.T) {
+	for name, kernel := range kernels {
+		t.Run(name, func(t *testing.T) {
+			vm := guestOn(t, kernel)
+			t.Log(vm.MustRun("uname -r; serve -probe"))
+			for _, way := range ways {
+				t.Run(way.String(), func(t *testing.T) { carry(t, vm, way) })
+			}
+			vm.CheckKernelLog()
+		})
+	}
+}
+
+// carry is a device's life with one way of copying.
+func carry(t *testing.T, vm *vmtest.VM, way ublk.Copy) {
+	disk := file(vm, "/run/disk", 32*mib) + " -queues 2"
+	args := fmt.Sprintf("%s -copy %d", disk, way)
+	if way != ublk.CopyKernel {
+		args += " -buffers 524288" // of 64 requests of 256 KiB
+	}
+	c := serve(t, vm, args)
+	if !strings.Contains(c.Output(), "copy="+way.String()) {
+		t.Errorf("not as it was asked for: %s", c.Output())
+	}
+	vm.MustRun(`dd if=/dev/urandom of=/run/a bs=1M count=8 2>/dev/null
+		dd if=/run/a of=/dev/ublkb0 bs=1M oflag=direct conv=fsync
+		dd if=/dev/ublkb0 of=/run/b bs=64k count=128 iflag=direct
+		cmp /run/a /run/b; cmp -n 8388608 /run/a /run/disk
+		dd if=/run/a of=/dev/ublkb0 bs=512 count=3 seek=33 oflag=direct
+		dd if=/dev/ublkb0 of=/run/b bs=512 count=3 skip=33 iflag=direct; cmp -n 1536 /run/a /run/b
+		blkdiscard -z -o 1048576 -l 1048576 /dev/ublkb0 2>/dev/null || fio --name=d --filename=/dev/ublkb0 --offset=1m --size=1m --rw=trim --bs=64k >/dev/null`)
+	load := vm.Start(verified(12))
+	for range 3 { // a kill changes nothing of the way, nor does another wish
+		vm.MustRun("sleep 1.5")
+		end(t, c, syscall.SIGKILL)
+		c = serve(t, vm, disk+" -copy 1")
+		if !strings.Contains(c.Output(), "copy="+way.String()) {
+			t.Errorf("after a kill it copies in another way: %s", c.Output())
+		}
+	}
+	vm.MustRun("sleep 0.5")
+	left := end(t, c, syscall.SIGTERM)
+	vm.MustRun("serve -list | grep -q State:quiesced")
+	c = serve(t, vm, args)
+	if !strings.Contains(c.Output(), "owed=0") || strings.Contains(left, "without being quiesced") {
+		t.Errorf("a stop in order leaves something behind: %s%s", left, c.Output())
+	}
+	load.Must()
+	said := end(t, c, syscall.SIGUSR1)
+	if !strings.Contains(said, "missed=0") {
+		t.Error(said)
+	}
+}
+
+// verified is a load that checks what it has written, in sizes from a sector to
+// the largest request.
+func verified(seconds int) string {
+	return fmt.Sprintf(`fio --name=v --filename=/dev/ublkb0 --direct=1 --ioengine=io_uring --iodepth=32 --numjobs=2 --size=16m --offset_increment=16m \
+		--rw=randwrite --bsrange=512-256k --verify=crc32c --verify_backlog=64 --time_based --runtime=%d --group_reporting 2>&1`, seconds)
+}
+
+// TestVMCopyRemovedUnderLoad: somebody removes a device whose payload the engine
+// copies, while it does. Its users get errors, and the engine goes on.
+func TestVMCopyRemovedUnderLoad(t *testing.T) {
+	for name, kernel := range kernels {
+		t.Run(name, func(t *testing.T) {
+			vm := guestOn(t, kernel)
+			for _, way := range ways[1:] {
+				c := serve(t, vm, fmt.Sprintf("%s -queues 2 -copy %d -buffers 524288", file(vm, "/run/disk", 32*mib), way))
+				load := vm.Start(verified(60))
+				vm.MustRun("sleep 2; serve -delete 0")
+				if out, status := load.Wait(t.Context()); status == 0 {
+					t.Errorf("%v: nobody has told fio: %s", way, out)
+				}
+				vm.MustRun("[ ! -e /dev/ublkb0 ]")
+				if said := end(t, c, syscall.SIGTERM); !strings.Contains(said, "removed") {
+					t.Errorf("%v: it did not notice: %s", way, said)
+				}
+			}
+		})
+	}
+}
