@@ -165,7 +165,7 @@ func load(before, now admin.Op, seconds float64) string {
 
 // tableProcesses has a line for each plugin that runs in a process.
 func tableProcesses(w io.Writer, plugins []admin.Plugin) {
-	header := "\nPLUGIN\tPID\tSINCE\tRESTARTS\tCPU\tMEMORY\tPEAK\tSANDBOX\n"
+	header := "\nPLUGIN\tPID\tSINCE\tRESTARTS\tCPU\tMEMORY\tPEAK\tSANDBOX\tPAYLOAD\n"
 	for i := range plugins {
 		f := plugins[i].Process
 		if f == nil {
@@ -175,10 +175,18 @@ func tableProcesses(w io.Writer, plugins []admin.Plugin) {
 		if f.PID != 0 {
 			pid = fmt.Sprint(f.PID)
 		}
-		fmt.Fprintf(w, "%s%s\t%s\t%s\t%d\t%.1fs\t%.1fMiB\t%.1fMiB\t%s\n", header, plugins[i].Name, pid, clock(f.Since), f.Restarts,
-			f.CPU, float64(f.Memory)/float64(config.MiB), float64(f.Peak)/float64(config.MiB), f.Sandbox)
+		fmt.Fprintf(w, "%s%s\t%s\t%s\t%d\t%.1fs\t%.1fMiB\t%.1fMiB\t%s\t%s\n", header, plugins[i].Name, pid, clock(f.Since), f.Restarts,
+			f.CPU, float64(f.Memory)/float64(config.MiB), float64(f.Peak)/float64(config.MiB), f.Sandbox, payloadText(f.Payload))
 		header = ""
 	}
+}
+
+// payloadText says how payload gets to a plugin's process.
+func payloadText(p *admin.Payload) string {
+	if p == nil {
+		return "copied"
+	}
+	return fmt.Sprintf("%.1fMiB in place, %.1fMiB copied", float64(p.LentBytes)/float64(config.MiB), float64(p.CopiedBytes)/float64(config.MiB))
 }
 
 // sizeText leaves the size of a disk that has not been seen open.

@@ -43,6 +43,10 @@ func (e *engine) loaded(p *pluginhost.Plugin) *admin.Loaded {
 	if s, ok := p.Process(); ok {
 		a.Process = &admin.Process{PID: s.PID, Since: s.Since, Restarts: s.Restarts, LastEnd: s.LastEnd, Sandbox: string(s.Sandbox),
 			CPU: s.CPU.Seconds(), Memory: s.Memory, Peak: s.Peak}
+		if s.Lends {
+			a.Process.Payload = &admin.Payload{LentRequests: s.Lent.Requests, LentBytes: s.Lent.Bytes,
+				CopiedRequests: s.Copied.Requests, CopiedBytes: s.Copied.Bytes}
+		}
 	}
 	for _, d := range e.disks {
 		if d.Plugin() == p {

@@ -163,9 +163,19 @@ type Process struct {
 	Restarts uint64    `json:"restarts"`           // processes after the first
 	LastEnd  string    `json:"last_end,omitempty"` // how the last one ended that nobody wanted to end
 	Sandbox  string    `json:"sandbox"`
-	CPU      float64   `json:"cpu_seconds"` // of this process
-	Memory   uint64    `json:"memory"`      // bytes now
-	Peak     uint64    `json:"memory_peak"` // bytes at most
+	CPU      float64   `json:"cpu_seconds"`       // of this process
+	Memory   uint64    `json:"memory"`            // bytes now
+	Peak     uint64    `json:"memory_peak"`       // bytes at most
+	Payload  *Payload  `json:"payload,omitempty"` // memory_sharing = "guest" only
+}
+
+// Payload counts what has stayed in guests' memory on its way to processes, and what
+// was copied all the same.
+type Payload struct {
+	LentRequests   uint64 `json:"lent_requests"`
+	LentBytes      uint64 `json:"lent_bytes"`
+	CopiedRequests uint64 `json:"copied_requests"`
+	CopiedBytes    uint64 `json:"copied_bytes"`
 }
 
 // Generation is an entry in a plugin's history.

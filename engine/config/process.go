@@ -27,7 +27,16 @@ type Process struct {
 	Sandbox   Sandbox
 	Network   bool     // whether it keeps the host's network in the sandbox
 	ReadWrite []string // absolute; directories that it may write to
+	// GuestMemory says memory_sharing = "guest": a store's process maps the memory
+	// of virtual machines, and their payload is not copied.
+	GuestMemory bool
 }
+
+// The choices of memory_sharing: where payload lies on its way to a process.
+const (
+	sharingBounce = "bounce" // in memory that only the engine and the process share
+	sharingGuest  = "guest"  // in the virtual machine's own
+)
 
 // Defaults and limits of a process.
 const (
@@ -54,7 +63,7 @@ func (s *section) process(runtime Runtime) Process {
 		Network: s.boolean("network"),
 	}
 	p.ReadWrite = s.directories("read_write")
-	s.memorySharing()
+	p.GuestMemory = choice(s, "memory_sharing", sharingBounce, []string{sharingBounce, sharingGuest}) == sharingGuest
 	if runtime == RuntimeProcess {
 		return p
 	}
@@ -64,14 +73,6 @@ func (s *section) process(runtime Runtime) Process {
 		}
 	}
 	return Process{}
-}
-
-// memorySharing knows a choice that this version does not have.
-func (s *section) memorySharing() {
-	if choice(s, "memory_sharing", "bounce", []string{"bounce"}, "guest") == "guest" {
-		s.bad("memory_sharing", `"guest" is not in this version: payload crosses to a plugin's process in memory that only the two share`,
-			`write "bounce", or leave it out`)
-	}
 }
 
 // list reads a list of strings.

@@ -22,6 +22,11 @@ memory_sharing = "bounce"
 name = "plain"
 runtime = "process"
 path = "/opt/plain"
+[[plugin]]
+name = "near"
+runtime = "process"
+path = "/opt/near"
+memory_sharing = "guest"
 [[volume]]
 name = "v"
 plugin = "s3"
@@ -38,6 +43,9 @@ plugin = "s3"
 	p = cfg.Plugins[1]
 	if !reflect.DeepEqual(p.Process, Process{Sandbox: SandboxStrict}) || p.Memory != DefaultProcessMemory || p.Watch != DefaultWatch {
 		t.Errorf("without keys: %+v", p)
+	}
+	if p = cfg.Plugins[2]; !p.GuestMemory {
+		t.Errorf("memory_sharing is lost: %+v", p)
 	}
 }
 

@@ -169,6 +169,8 @@ func (r *Registry) add(ctx context.Context, cfg *config.Config, p config.Plugin)
 func loadProblem(cfg *config.Config, p config.Plugin, err error) config.Problem {
 	fix := ""
 	switch {
+	case errors.Is(err, process.ErrNoPayload):
+		return cfg.ProblemIn(p.Place, "memory_sharing", fmt.Sprintf("%s: memory_sharing: %v", p.Label(), err), `write "bounce", or leave it out`)
 	case errors.Is(err, fs.ErrNotExist):
 		fix = "build it (make plugins), or mend the path"
 	case errors.Is(err, fs.ErrPermission):
@@ -208,7 +210,8 @@ func (r *Registry) file(ctx context.Context, p config.Plugin) (*Plugin, error) {
 func (r *Registry) process(ctx context.Context, p config.Plugin) (*Plugin, error) {
 	l, err := process.Load(ctx, process.Options{
 		Name: p.Name, Path: p.Path, SHA256: p.SHA256, Args: p.Args, Memory: p.Memory, CPUs: p.CPUs,
-		Sandbox: sandbox.Mode(p.Sandbox), Network: p.Network, ReadWrite: p.ReadWrite, Hide: r.opt.Hide, StateDir: r.opt.StateDir,
+		Sandbox: sandbox.Mode(p.Sandbox), Network: p.Network, ReadWrite: p.ReadWrite, GuestMemory: p.GuestMemory,
+		Hide: r.opt.Hide, StateDir: r.opt.StateDir,
 		Poll: r.opt.Poll, Log: r.opt.Log.With("plugin", p.Name),
 	})
 	if err != nil {

@@ -26,6 +26,7 @@ type host struct {
 	life     chan struct{}  // closed with Close
 	said     calls.Manifest // as the first process gave it; every other has to give the same
 	manifest manifest.Manifest
+	payloads payloads
 
 	mu       sync.Mutex // guards what follows; proc.mu is not taken under it
 	current  *proc      // that serves, nil if none does
@@ -94,7 +95,10 @@ func (h *host) first() error {
 	if err != nil {
 		return errors.Join(err, h.discard())
 	}
-	if h.manifest, err = readManifest(m); err != nil {
+	if h.manifest, err = readManifest(m); err == nil && h.opt.GuestMemory && m.Kind == calls.Protocol {
+		err = ErrNoPayload
+	}
+	if err != nil {
 		p.kill(errUnloaded)
 		<-p.gone
 		return errors.Join(err, h.discard())
@@ -317,6 +321,9 @@ type Status struct {
 	CPU      time.Duration // that this process has used
 	Memory   uint64        // bytes that it uses
 	Peak     uint64        // bytes that it has used at most
+	Lends    bool          // payload stays in guests' memory where that can be
+	Lent     Traffic       // Lends: what has stayed there, with all processes so far
+	Copied   Traffic       // Lends: what has not
 }
 
 // Status tells how the plugin's process fares.
@@ -324,7 +331,8 @@ func (l *Loaded) Status() Status {
 	h := l.host
 	h.mu.Lock()
 	p := h.current
-	s := Status{Restarts: h.restarts, LastEnd: h.lastEnd, Sandbox: h.opt.Sandbox}
+	s := Status{Restarts: h.restarts, LastEnd: h.lastEnd, Sandbox: h.opt.Sandbox,
+		Lends: h.lends(), Lent: h.payloads.lent.load(), Copied: h.payloads.copied.load()}
 	h.mu.Unlock()
 	if p == nil {
 		return s

@@ -20,6 +20,8 @@ type link struct {
 	tail   uint32 // submissions, published or not
 	closed bool
 
+	lending lending
+
 	pushed int64  // ns: when the link was idle and something was submitted
 	skip   uint32 // so many times the reactor sleeps rather than looks
 	skips  uint32 // when it last looked for too long, so many were to be skipped
@@ -32,6 +34,7 @@ type linkSlot struct {
 	at     uint32 // which submission it was
 	busy   bool
 	op     block.Op
+	pieces uint16 // that the payload of the next submission lies in; 0: in the buffer
 	length uint64
 }
 
@@ -68,12 +71,6 @@ func (l *link) Payload(slot int) []byte {
 	return l.region.Buffer(slot)[:n:n]
 }
 
-// Lends implements guest.Link.
-func (l *link) Lends() bool { return false }
-
-// Lend implements guest.Link.
-func (l *link) Lend(int, [][]byte) bool { return false }
-
 // Submit implements guest.Link.
 func (l *link) Submit(slot int, op block.Op, flags block.Flags, offset, length uint64) {
 	if l.over {
@@ -83,9 +80,11 @@ func (l *link) Submit(slot int, op block.Op, flags block.Flags, offset, length u
 	if s.busy {
 		panic(fmt.Sprintf("slot %d of a link is submitted and has not been finished", slot))
 	}
+	pieces := s.pieces
 	*s = linkSlot{at: l.tail, busy: true, op: op, length: length}
-	l.region.Submissions[l.tail&l.mask] = ring.Submission{Slot: uint16(slot), Op: uint8(op), Flags: uint16(flags), Offset: offset, Length: length}
+	l.region.Submissions[l.tail&l.mask] = ring.Submission{Slot: uint16(slot), Op: uint8(op), Flags: uint16(flags), Pieces: pieces, Offset: offset, Length: length}
 	l.tail++
+	l.lending.count(op, length, pieces)
 }
 
 // Push implements guest.Link.
@@ -97,6 +96,7 @@ func (l *link) Push() {
 	if l.given == l.seen {
 		l.pushed = l.r.Now()
 	}
+	l.lending.publish()
 	l.attend() // the answers are looked for: no need to be woken
 	l.publish(n)
 	l.watch()

@@ -24,6 +24,9 @@ type Options struct {
 	Network   bool     // in a sandbox: whether it keeps the host's network
 	ReadWrite []string // in a sandbox: directories that it may write to
 	Hide      []string // in a sandbox: files and sockets that it does not see, where they exist
+	// GuestMemory has a store's process map the memory of virtual machines, so that
+	// their payload is not copied. It may read and write all of it.
+	GuestMemory bool
 	// StateDir is the engine's own, for the record of processes that the next
 	// engine ends; "": there is none, because nothing is served.
 	StateDir string

@@ -47,6 +47,8 @@ type proc struct {
 	files *os.File   // the engine's end of the socket for them
 	msg   sys.Message
 
+	lender *lender // of guests' memory, if the plugin may have that
+
 	gone chan struct{} // closed when it has been reaped and everybody told
 
 	mu      sync.Mutex // guards what follows; host.mu is not taken under it
@@ -67,6 +69,8 @@ func startProc(h *host) (*proc, *calls.Manifest, error) {
 	defer inherited.Close()
 	p := &proc{host: h, since: time.Now(), gone: make(chan struct{}), files: os.NewFile(uintptr(own), "files"),
 		members: map[uint64]member{}, devices: map[string]*device{}}
+	p.lender = newLender(h.log, h.number)
+	p.lender.show, p.lender.hide = p.showMemory, p.hideMemory
 	dir, err := h.socketDir()
 	if err != nil {
 		return nil, nil, errors.Join(err, p.files.Close())
@@ -161,6 +165,7 @@ func (*controlPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *
 func (p *proc) watch(dir string) {
 	<-p.run.proc.Done()
 	p.run.hear()
+	p.lender.end()
 	err := p.ended()
 	p.host.died(p, err)
 	p.mu.Lock()

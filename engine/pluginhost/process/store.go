@@ -54,6 +54,9 @@ func (p *proc) newLink(ctx context.Context, o guest.LinkOptions) (*link, error) 
 		var l *link
 		err = p.open(ctx, d, layout, func(r *region, k hooks) member {
 			l = newLink(r, d.info, k)
+			if p.host.lends() {
+				l.lending.lender, l.lending.totals = p.lender, &p.host.payloads
+			}
 			return l
 		})
 		if err == nil {

@@ -10,9 +10,12 @@ import (
 // know it ignores.
 const (
 	Major   = 1
-	Minor   = 1 // MapMemory, ForgetMemory
+	Minor   = MapMemoryMinor
 	Version = Major<<16 | Minor
 )
+
+// MapMemoryMinor is the first minor version that knows MapMemory and ForgetMemory.
+const MapMemoryMinor = 1
 
 // MaxMessage is the most bytes that a message may have, either way.
 const MaxMessage = 1 << 20
