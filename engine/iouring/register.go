@@ -41,10 +41,12 @@ func (r *Ring) RegisterEventfd(fd int) error {
 	return r.register("an eventfd", sys.UringRegisterEventfd, unsafe.Pointer(&no), 1)
 }
 
-// Notify turns the eventfd on or off; it is on at first.
+// Notify turns the eventfd on or off; it is on at first. Whoever turns it on looks
+// for completions afterwards: hence the swap, since with the race detector a store
+// to memory that is not Go's is not ordered with the loads after it.
 func (r *Ring) Notify(on bool) {
 	if on {
-		atomic.StoreUint32(r.cqFlags, 0)
+		atomic.SwapUint32(r.cqFlags, 0)
 		return
 	}
 	atomic.StoreUint32(r.cqFlags, sys.UringCQEventfdDisabled)

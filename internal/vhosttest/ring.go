@@ -155,15 +155,16 @@ func (r *Ring) Offer(head uint16) {
 }
 
 // Publish shows what was offered, and kicks the device if it wants that
-// (virtio 1.2, 2.7.13.3 and 2.7.13.4.1). The store is a full barrier in Go, so
-// what the device wants is read after it.
+// (virtio 1.2, 2.7.13.3 and 2.7.13.4.1). The swap is a full barrier, so what the
+// device wants is read after it. A store is none with the race detector, in memory
+// that is not Go's.
 func (r *Ring) Publish() {
 	old, now := r.published, r.next
 	if old == now {
 		return
 	}
 	r.published = now
-	atomic.StoreUint32(r.availWord, uint32(r.flags)|uint32(now)<<16)
+	atomic.SwapUint32(r.availWord, uint32(r.flags)|uint32(now)<<16)
 	if r.eventIdx {
 		if needEvent(uint16(atomic.LoadUint32(r.availEvent)), now, old) {
 			r.notify()
@@ -238,7 +239,7 @@ func (r *Ring) Quiet() {
 func (r *Ring) Arm() (more bool) {
 	if r.eventIdx {
 		r.quiet = false
-		atomic.StoreUint32(r.usedEvent, uint32(r.lastUsed))
+		atomic.SwapUint32(r.usedEvent, uint32(r.lastUsed))
 	} else if r.flags != 0 {
 		r.setFlags(0)
 	}
@@ -247,7 +248,7 @@ func (r *Ring) Arm() (more bool) {
 
 func (r *Ring) setFlags(flags uint16) {
 	r.flags = flags
-	atomic.StoreUint32(r.availWord, uint32(flags)|uint32(r.published)<<16)
+	atomic.SwapUint32(r.availWord, uint32(flags)|uint32(r.published)<<16)
 }
 
 // LieAvail publishes an available index that is not true.

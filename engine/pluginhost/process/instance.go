@@ -167,7 +167,7 @@ func (i *instance) Call(n int, _ int64) (actions []byte, more bool, err error) {
 func (i *instance) await(d time.Duration) {
 	r := i.region
 	for end := sys.Nanotime() + int64(d); ; {
-		r.CompArmed.Store(ring.WakeFutex)
+		r.CompArmed.Swap(ring.WakeFutex) // see ring: not Store
 		if i.arrived() {
 			break
 		}

@@ -125,7 +125,7 @@ func (l *listener) attend() {
 // arm asks to be woken from now on.
 func (l *listener) arm() (come bool) {
 	l.armed = true
-	l.region.CompArmed.Store(ring.WakeEvent)
+	l.region.CompArmed.Swap(ring.WakeEvent) // see ring: not Store
 	if l.region.CompTail.Load() == l.seen {
 		return false
 	}
@@ -139,7 +139,7 @@ func (l *listener) lookAround() bool { return !l.over && l.look() }
 // publish makes n submissions, or calls, visible.
 func (l *listener) publish(n uint32) {
 	l.given += n
-	l.region.SubTail.Store(l.given)
+	l.region.SubTail.Swap(l.given) // see ring: not Store
 	l.region.wakeProcess()
 }
 

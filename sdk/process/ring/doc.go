@@ -34,6 +34,10 @@
 // it wants to be woken: by the event counter (WakeEvent) or FUTEX_WAKE on CompArmed
 // (WakeFutex). Whoever wakes puts the flag back to 0 first, so that it wakes once;
 // and since the flag is what is slept on, a wake that comes too early is not lost.
+// A store that has to come before a look at the other side's word is a Swap: with
+// the race detector in a program, its atomic Store to memory that is not Go's may
+// come after a Load that follows it. Without, the two are the same instruction on
+// amd64.
 // The engine calls nothing that the process could make it block in: it never reads
 // the counter, and its own way of waking is not a descriptor.
 //

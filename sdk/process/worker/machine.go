@@ -38,7 +38,7 @@ func (m *machineServer) serve(tail uint32) {
 	m.w.taken = tail
 	r.SubHead.Store(tail)
 	r.CallOut.Store(m.call(r.CallIn.Load()))
-	r.CompTail.Store(tail)
+	r.CompTail.Swap(tail) // see ring: not Store
 	m.w.wakeEngine()
 }
 

@@ -187,7 +187,7 @@ func (s *storeServer) publish(batch []*block.Request, wake bool) {
 	// The requests are read; from the next store on the engine may use the slots
 	// again.
 	out := s.out.Add(-int32(len(batch)))
-	s.w.region.CompTail.Store(s.tail)
+	s.w.region.CompTail.Swap(s.tail) // see ring: not Store
 	if wake { // with mu held: without it the region may go
 		s.w.wakeEngine()
 	}

@@ -146,7 +146,7 @@ func (w *Worker) await() (tail uint32) {
 		// SubTail after having stored SubArmed. One of the two sees the other. We
 		// sleep on SubArmed, not on SubTail: a wake that was meant for earlier may
 		// come between our look and our sleep, and then there is none to follow.
-		r.SubArmed.Store(ring.Asleep)
+		r.SubArmed.Swap(ring.Asleep) // see ring: not Store
 		if tail = r.SubTail.Load(); tail != w.taken || w.closing.Load() {
 			r.SubArmed.Store(ring.Looking)
 			return tail
