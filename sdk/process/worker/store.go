@@ -188,7 +188,7 @@ func (s *storeServer) publish(batch []*block.Request, wake bool) {
 	// again.
 	out := s.out.Add(-int32(len(batch)))
 	s.w.region.CompTail.Swap(s.tail) // see ring: not Store
-	if wake { // with mu held: without it the region may go
+	if wake {                        // with mu held: without it the region may go
 		s.w.wakeEngine()
 	}
 	if out == 0 && s.idle != nil {

@@ -72,7 +72,7 @@ func storeEngine(t *testing.T) *engine {
 func (e *engine) submit(s ring.Submission) {
 	tail := e.SubTail.Load()
 	e.Submissions[tail%uint32(len(e.Submissions))] = s
-	e.SubTail.Store(tail + 1)
+	e.SubTail.Swap(tail + 1)
 	e.wake()
 }
 
@@ -90,7 +90,7 @@ func (e *engine) completion() ring.Completion {
 		e.t.Fatal(err)
 	}
 	for {
-		e.CompArmed.Store(ring.WakeEvent)
+		e.CompArmed.Swap(ring.WakeEvent)
 		if e.CompTail.Load() != e.seen {
 			break
 		}
@@ -340,7 +340,7 @@ func (conn) Submit(a *protocol.Actions, batch []protocol.Request) int {
 
 // answer asks to be woken, and tells whether call n+1 has still to be answered.
 func (e *engine) answer(n uint32) bool {
-	e.CompArmed.Store(ring.WakeFutex)
+	e.CompArmed.Swap(ring.WakeFutex)
 	return e.CompTail.Load() == n
 }
 
@@ -367,7 +367,7 @@ func TestWakesAtTheWrongTime(t *testing.T) {
 	e.In[0], e.In[4], e.In[16] = abi.EvRequest, 40, 2
 	for n, end := uint32(1), time.Now().Add(time.Second); time.Now().Before(end); n++ {
 		e.CallIn.Store(40)
-		e.SubTail.Store(n)
+		e.SubTail.Swap(n)
 		e.wake()
 		for late := time.Now().Add(patience); e.CompTail.Load() != n; runtime.Gosched() {
 			if time.Now().After(late) {
@@ -391,7 +391,7 @@ func TestMachine(t *testing.T) {
 	e.In[0], e.In[4], e.In[16] = abi.EvRequest, 40, 2
 	for n := uint32(1); n < 100; n++ {
 		e.CallIn.Store(40)
-		e.SubTail.Store(n)
+		e.SubTail.Swap(n)
 		e.wake()
 		for e.answer(n - 1) {
 			futexWait(&e.CompArmed, ring.WakeFutex)
