@@ -52,7 +52,7 @@ var allowedFlags = [block.MaxOp + 1]block.Flags{
 // carries reports whether io has the payload that it says.
 func (l *lane) carries(io *IO, info *block.Info) bool {
 	if io.Fixed {
-		return io.Data == nil && io.Length <= min(l.fixedMax, uint64(info.MaxTransfer))
+		return io.Data == nil && io.Length <= min(l.fixedMax, inOnePiece(info))
 	}
 	return io.Length <= MaxTransfer && adds(io.Data, io.Length)
 }

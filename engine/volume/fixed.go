@@ -14,7 +14,8 @@ type FixedStore interface {
 	// registered with h; 0: there cannot be any.
 	FixedMax(h *iouring.Hub) uint64
 	// SubmitFixed takes a read or write whose payload is in place buffer, from
-	// the buffer's beginning. The place must keep it until the request completes.
+	// the buffer's beginning, which is address 0: so the kernel has it for a
+	// driver's pages. The place must keep it until the request completes.
 	SubmitFixed(r *block.Request, buffer uint16)
 }
 
@@ -26,7 +27,15 @@ func (q *Queue) FixedMax(h *iouring.Hub) uint64 {
 	l := q.lane
 	l.fixedMax = 0
 	if c, ok := l.ch.(*storeChannel); ok && c.fixed != nil {
-		l.fixedMax = min(c.fixed.FixedMax(h), uint64(l.v.info.Load().MaxTransfer))
+		l.fixedMax = min(c.fixed.FixedMax(h), inOnePiece(l.v.info.Load()))
 	}
 	return l.fixedMax
+}
+
+// inOnePiece is how many bytes a read or write may have that is not split.
+func inOnePiece(info *block.Info) uint64 {
+	if info.MaxTransfer == 0 { // the device has no limit
+		return MaxTransfer
+	}
+	return uint64(info.MaxTransfer)
 }

@@ -11,13 +11,14 @@ import (
 
 // fixedStore is a store of which channels take requests without memory.
 type fixedStore struct {
+	limit uint32 // bytes of its transfers
 	most  uint64
 	fixed map[uint64]uint16 // buffers by offset
 	plain int
 }
 
 func (s *fixedStore) Info() block.Info {
-	return block.Info{Size: 1 << 20, BlockSize: 512, MaxTransfer: 64 << 10, Caps: block.CapFlush | block.CapFlushCoversAll}
+	return block.Info{Size: 1 << 20, BlockSize: 512, MaxTransfer: s.limit, Caps: block.CapFlush | block.CapFlushCoversAll}
 }
 func (s *fixedStore) Channel(done store.Completer) (store.Channel, error) {
 	return &fixedChannel{s, done}, nil
@@ -63,16 +64,19 @@ func (e *ended) Completed(batch []*volume.IO) {
 // whole, with the others of its batch; and to no other.
 func TestFixed(t *testing.T) {
 	for name, c := range map[string]struct {
+		limit      uint32
 		most, want uint64 // of the store, and of the volume
 		ask        bool
 	}{
-		"asked":        {1 << 30, 64 << 10, true},
-		"less":         {4096, 4096, true},
-		"not asked":    {1 << 30, 0, false},
-		"store cannot": {0, 0, true},
+		"asked":        {64 << 10, 1 << 30, 64 << 10, true},
+		"less":         {64 << 10, 4096, 4096, true},
+		"no limit":     {0, 8192, 8192, true},
+		"none at all":  {0, 1 << 30, volume.MaxTransfer, true},
+		"not asked":    {64 << 10, 1 << 30, 0, false},
+		"store cannot": {64 << 10, 0, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			testFixed(t, &fixedStore{most: c.most, fixed: map[uint64]uint16{}}, c.want, c.ask)
+			testFixed(t, &fixedStore{limit: c.limit, most: c.most, fixed: map[uint64]uint16{}}, c.want, c.ask)
 		})
 	}
 }
@@ -88,7 +92,7 @@ func testFixed(t *testing.T, s *fixedStore, want uint64, ask bool) {
 	}
 	small, whole := fixed(block.OpRead, 512, 4096, nil), fixed(block.OpWrite, 8192, 64<<10, nil)
 	long := fixed(block.OpRead, 0, 64<<10+512, nil)
-	both := fixed(block.OpRead, 0, 512, [][]byte{make([]byte, 512)})
+	both := fixed(block.OpRead, 1024, 512, [][]byte{make([]byte, 512)})
 	flush := fixed(block.OpFlush, 0, 0, nil)
 	plain := request(block.OpRead, 0, 0, 512)
 	batch := []*volume.IO{small, whole, long, both, flush, plain}
