@@ -78,6 +78,8 @@ func lacks(missing uint64) error {
 	switch {
 	case missing&flagFailIO != 0:
 		return fmt.Errorf("this kernel has no recovery %q: it needs Linux 6.13; choose %q", FailIO, Reissue)
+	case missing&flagAutoBufReg != 0:
+		return fmt.Errorf("this kernel has no copy %q: it needs Linux 6.16; choose %q or %q", CopyZero, CopyUser, CopyKernel)
 	case missing&flagUserCopy != 0:
 		return fmt.Errorf("this kernel has no copy %q: it needs Linux 6.5; choose %q", CopyUser, CopyKernel)
 	case missing != 0:
@@ -172,9 +174,10 @@ const undoPatience = 10 * time.Second
 
 // undo removes a device that was added and could not be brought up.
 func (d *Device) undo() error {
-	d.cut()
 	ctx, cancel := context.WithTimeout(context.Background(), undoPatience)
 	defer cancel()
+	d.disarm(ctx, cmdStop)
+	d.cut()
 	if err := d.dev.do(ctx, cmdDelete, 0); err != nil && !errors.Is(err, syscall.ENODEV) {
 		return fmt.Errorf("and it could not be removed: %w", err)
 	}

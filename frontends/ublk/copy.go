@@ -1,8 +1,6 @@
 package ublk
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // Copy says how payload comes from a request's pages into memory of ours, and
 // back. A device keeps the way in which it was made.
@@ -22,9 +20,13 @@ const (
 	// CopyUser has us read and write the payload, by a system call for each
 	// request that has some. Buffers are shared.
 	CopyUser
+	// CopyZero copies nothing for a volume that can do its I/O straight from and to
+	// the pages of its users' requests (plugin file with io_uring), and is CopyUser
+	// for what else there is. It needs Linux 6.16.
+	CopyZero
 )
 
-var copyNames = [...]string{"auto", "kernel", "get-data", "user"}
+var copyNames = [...]string{"auto", "kernel", "get-data", "user", "zero"}
 
 func (c Copy) String() string {
 	if int(c) < len(copyNames) {
@@ -40,6 +42,8 @@ func (c Copy) flags() uint64 {
 		return flagNeedGetData
 	case CopyUser:
 		return flagUserCopy
+	case CopyZero:
+		return flagUserCopy | flagZeroCopy | flagAutoBufReg
 	}
 	return 0
 }
@@ -48,6 +52,8 @@ func (c Copy) flags() uint64 {
 // server copies.
 func copyOf(flags uint64) Copy {
 	switch {
+	case flags&flagAutoBufReg != 0:
+		return CopyZero
 	case flags&flagUserCopy != 0:
 		return CopyUser
 	case flags&flagNeedGetData != 0:
@@ -66,10 +72,10 @@ func DefaultBuffers(depth, maxIO int) int { return min(depth, 16) * pieceSize(ma
 // checkCopy refuses what does not go together.
 func (o *Options) checkCopy() error {
 	switch {
-	case o.Copy > CopyUser:
+	case o.Copy > CopyZero:
 		return fmt.Errorf("copy %d is unknown", o.Copy)
-	case o.Copy == CopyUser && o.Unprivileged:
-		return fmt.Errorf("the kernel does not let the server of an unprivileged device copy: choose copy %q or %q", CopyKernel, CopyGetData)
+	case (o.Copy == CopyUser || o.Copy == CopyZero) && o.Unprivileged:
+		return fmt.Errorf("the kernel does not let the server of an unprivileged device at its payload: choose copy %q or %q", CopyKernel, CopyGetData)
 	case o.Buffers < 0 || o.Buffers != 0 && o.Buffers < o.MaxIO:
 		return fmt.Errorf("buffers of %d bytes: give the largest request room, %d bytes or more", o.Buffers, o.MaxIO)
 	case o.Buffers > o.Depth*pieceSize(o.MaxIO):

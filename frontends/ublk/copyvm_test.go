@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,16 +43,33 @@ func TestVMCopy(t *testing.T) {
 			vm := guestOn(t, kernel)
 			t.Log(vm.MustRun("uname -r; serve -probe"))
 			for _, way := range ways {
-				t.Run(way.String(), func(t *testing.T) { carry(t, vm, way) })
+				t.Run(way.String(), func(t *testing.T) { carry(t, vm, way, "") })
 			}
 			vm.CheckKernelLog()
 		})
 	}
 }
 
-// carry is a device's life with one way of copying.
-func carry(t *testing.T, vm *vmtest.VM, way ublk.Copy) {
-	disk := file(vm, "/run/disk", 32*mib) + " -queues 2"
+// TestVMZeroCopy is the same with nothing copied at all where the volume can do
+// that; and with all of it where it cannot.
+func TestVMZeroCopy(t *testing.T) {
+	vm := guestOn(t, vmguest.Newest)
+	for name, keys := range map[string]string{"cached": "-io io_uring", "direct": "-io io_uring -direct", "threads": "-io threads"} {
+		t.Run(name, func(t *testing.T) {
+			said := carry(t, vm, ublk.CopyZero, keys)
+			if strings.Contains(said, "passed=0") != (name == "threads") {
+				t.Error(said)
+			}
+			t.Log(said)
+		})
+	}
+	vm.CheckKernelLog()
+}
+
+// carry is a device's life with one way of copying. It gives what the last engine
+// said.
+func carry(t *testing.T, vm *vmtest.VM, way ublk.Copy, keys string) (said string) {
+	disk := file(vm, "/run/disk", 32*mib) + " -queues 2 " + keys
 	args := fmt.Sprintf("%s -copy %d", disk, way)
 	if way != ublk.CopyKernel {
 		args += " -buffers 524288" // of 64 requests of 256 KiB
@@ -60,14 +78,15 @@ func carry(t *testing.T, vm *vmtest.VM, way ublk.Copy) {
 	if !strings.Contains(c.Output(), "copy="+way.String()) {
 		t.Errorf("not as it was asked for: %s", c.Output())
 	}
-	vm.MustRun(`dd if=/dev/urandom of=/run/a bs=1M count=8 2>/dev/null
+	sector, _ := strconv.Atoi(strings.TrimSpace(vm.MustRun("cat /sys/block/ublkb0/queue/logical_block_size")))
+	vm.MustRun(fmt.Sprintf(`dd if=/dev/urandom of=/run/a bs=1M count=8 2>/dev/null
 		dd if=/run/a of=/dev/ublkb0 bs=1M oflag=direct conv=fsync
 		dd if=/dev/ublkb0 of=/run/b bs=64k count=128 iflag=direct
 		cmp /run/a /run/b; cmp -n 8388608 /run/a /run/disk
-		dd if=/run/a of=/dev/ublkb0 bs=512 count=3 seek=33 oflag=direct
-		dd if=/dev/ublkb0 of=/run/b bs=512 count=3 skip=33 iflag=direct; cmp -n 1536 /run/a /run/b
-		blkdiscard -z -o 1048576 -l 1048576 /dev/ublkb0 2>/dev/null || fio --name=d --filename=/dev/ublkb0 --offset=1m --size=1m --rw=trim --bs=64k >/dev/null`)
-	load := vm.Start(verified(12))
+		dd if=/run/a of=/dev/ublkb0 bs=%[1]d count=3 seek=33 oflag=direct
+		dd if=/dev/ublkb0 of=/run/b bs=%[1]d count=3 skip=33 iflag=direct; cmp -n $((3*%[1]d)) /run/a /run/b
+		blkdiscard -z -o 1048576 -l 1048576 /dev/ublkb0 2>/dev/null || fio --name=d --filename=/dev/ublkb0 --offset=1m --size=1m --rw=trim --bs=64k >/dev/null`, sector))
+	load := vm.Start(verified(12, sector))
 	for range 3 { // a kill changes nothing of the way, nor does another wish
 		vm.MustRun("sleep 1.5")
 		end(t, c, syscall.SIGKILL)
@@ -84,17 +103,19 @@ func carry(t *testing.T, vm *vmtest.VM, way ublk.Copy) {
 		t.Errorf("a stop in order leaves something behind: %s%s", left, c.Output())
 	}
 	load.Must()
-	said := end(t, c, syscall.SIGUSR1)
+	vm.MustRun("dd if=/dev/ublkb0 of=/dev/null bs=64k count=16 iflag=direct")
+	said = end(t, c, syscall.SIGUSR1)
 	if !strings.Contains(said, "missed=0") {
 		t.Error(said)
 	}
+	return said
 }
 
 // verified is a load that checks what it has written, in sizes from a sector to
 // the largest request.
-func verified(seconds int) string {
+func verified(seconds, sector int) string {
 	return fmt.Sprintf(`fio --name=v --filename=/dev/ublkb0 --direct=1 --ioengine=io_uring --iodepth=32 --numjobs=2 --size=16m --offset_increment=16m \
-		--rw=randwrite --bsrange=512-256k --verify=crc32c --verify_backlog=64 --time_based --runtime=%d --group_reporting 2>&1`, seconds)
+		--rw=randwrite --bsrange=%d-256k --verify=crc32c --verify_backlog=64 --time_based --runtime=%d --group_reporting 2>&1`, sector, seconds)
 }
 
 // TestVMCopyRemovedUnderLoad: somebody removes a device whose payload the engine
@@ -105,7 +126,7 @@ func TestVMCopyRemovedUnderLoad(t *testing.T) {
 			vm := guestOn(t, kernel)
 			for _, way := range ways[1:] {
 				c := serve(t, vm, fmt.Sprintf("%s -queues 2 -copy %d -buffers 524288", file(vm, "/run/disk", 32*mib), way))
-				load := vm.Start(verified(60))
+				load := vm.Start(verified(60, 512))
 				vm.MustRun("sleep 2; serve -delete 0")
 				if out, status := load.Wait(t.Context()); status == 0 {
 					t.Errorf("%v: nobody has told fio: %s", way, out)

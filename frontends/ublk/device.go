@@ -30,6 +30,7 @@ type Status struct {
 	InFlight  int    // requests that the volume has
 	Again     uint64 // writes that the engine before may have sent already
 	Owed      int    // ranges that it was writing to and that were not written again yet
+	Passed    uint64 // requests whose payload was not copied, see CopyZero
 	Missed    uint64 // requests that have failed because their payload could not be copied
 	Requests  volume.Stats
 }
@@ -102,6 +103,7 @@ func (d *Device) Status() Status {
 			st.InFlight += q.q.InFlight()
 			st.Again += q.resent
 			st.Missed += q.missed
+			st.Passed += q.fixed.passed
 			st.Buffers += len(q.bufs)
 		})
 	}
@@ -197,6 +199,7 @@ func (d *Device) Leave(ctx context.Context) error {
 	if err := d.await(ctx, (*queue).idle); err != nil {
 		return d.wrap(fmt.Errorf("requests are outstanding: %w", err))
 	}
+	d.disarm(ctx, cmdQuiesce)
 	d.releaseAll()
 	d.journal.close()
 	d.ctl.close()

@@ -114,8 +114,7 @@ func (d *Device) trouble(err error) {
 	}
 }
 
-// warn tells of a request that has failed here, not in the volume; it comes from
-// reactors.
+// warn tells of what does not end the device; it comes from reactors, too.
 func (d *Device) warn(err error) {
-	d.log.Warn("a request has failed, and perhaps others do", "export", d.o.Name, "device", d.Path(), "err", err)
+	d.log.Warn("device has a trouble", "export", d.o.Name, "device", d.Path(), "err", err)
 }

@@ -41,7 +41,7 @@ func TestOptions(t *testing.T) {
 		"5000 bytes":      func(o *Options) { o.MaxIO = 5000 },
 		"33554432 bytes":  func(o *Options) { o.MaxIO = 32 << 20 },
 		"recovery 3":      func(o *Options) { o.Recovery = None + 1 },
-		"copy 4":          func(o *Options) { o.Copy = CopyUser + 1 },
+		"copy 5":          func(o *Options) { o.Copy = CopyZero + 1 },
 		"unprivileged":    func(o *Options) { o.Copy, o.Unprivileged, o.Recovery = CopyUser, true, None },
 		"of 4096 bytes":   func(o *Options) { o.Copy, o.Buffers = CopyUser, 4096 },
 		"need more than":  func(o *Options) { o.Copy, o.Buffers = CopyUser, 1<<40 },
@@ -75,6 +75,9 @@ func TestFeatures(t *testing.T) {
 		{Options{Recovery: None, Copy: CopyGetData}, linux612, flagIoctlEncode | flagNeedGetData, ""},
 		{Options{Recovery: None, Copy: CopyKernel}, linux612, flagIoctlEncode, ""},
 		{Options{Recovery: None, Copy: CopyUser}, linux612 &^ flagUserCopy, 0, "6.5"},
+		{Options{Recovery: None, Copy: CopyZero}, linux612 | flagZeroCopy, 0, "6.16"},
+		{Options{Recovery: None, Copy: CopyZero}, linux612 | flagZeroCopy | flagAutoBufReg,
+			flagIoctlEncode | flagUserCopy | flagZeroCopy | flagAutoBufReg, ""},
 		{Options{Recovery: Reissue}, linux612 | flagQuiesce, flagIoctlEncode | flagRecovery | flagReissue | flagQuiesce, ""},
 		{Options{Recovery: None}, linux612 | flagQuiesce, flagIoctlEncode, ""},
 	} {

@@ -14,6 +14,7 @@ import (
 //	kernel    its tag's before it is shown      when it is committed
 //	get-data  shared    when it is given one    when it is committed
 //	user      shared    by pread, in begin      by pwrite, in finish
+//	zero      none, or as with user: see zerocopy.go
 //
 // A shared buffer is a request's from place to drop. What is taken when it
 // is committed is in use until the driver has taken the entry of the commit, see
@@ -30,6 +31,8 @@ func (q *queue) place(r *request, tag int, shown bool) (waits bool, st block.Sta
 	}
 	n := int(b.Length)
 	switch {
+	case q.passes(r, tag):
+		return false, block.OK
 	case q.copy == CopyKernel:
 		at := tag * q.maxIO
 		q.lend(r, q.bufs[at:at+n:at+q.maxIO])
@@ -120,8 +123,8 @@ func (q *queue) hand(r *request, tag int) (st block.Status, addr uint64) {
 	switch q.copy {
 	case CopyKernel:
 		return st, addressOf(q.bufs[tag*q.maxIO:])
-	case CopyUser:
-		if st == block.OK && r.io.Op == block.OpRead {
+	case CopyUser, CopyZero:
+		if st == block.OK && r.io.Op == block.OpRead && !r.io.Fixed {
 			st = q.move(q.pwrite, "written", tag, r.held.mem)
 		}
 		return st, 0

@@ -25,15 +25,6 @@ const (
 // theirs.
 const batchSize = 128
 
-// ring is what a queue needs of an iouring.Source.
-type ring interface {
-	Get() *iouring.SQE
-	Command(*iouring.SQE) []byte
-	Flush()
-	Pending() int // entries that the kernel has not taken
-	Close()
-}
-
 // queue is a queue of a device. The driver accepts its commands from one thread
 // only, that which has fetched first, for as long as the device lives: so it
 // belongs to a reactor. Each tag is either the driver's (fetched), the volume's,
@@ -50,6 +41,7 @@ type queue struct {
 	r       *reactor.Reactor
 	ring    ring
 	q       *volume.Queue
+	file    int32 // index of the device in the ring
 	journal *journal
 	slot    int // of tag 0 in the journal
 	op      struct{ fetch, commit, getData uint32 }
@@ -70,6 +62,8 @@ type queue struct {
 	pread   func(int, []byte, int64) (int, sys.Errno)
 	pwrite  func(int, []byte, int64) (int, sys.Errno)
 
+	fixed fixed // with CopyZero
+
 	phase   phase
 	back    int // tags that the driver has taken back for good
 	kept    int // requests that are left to the next engine
@@ -78,7 +72,7 @@ type queue struct {
 	missed  uint64      // payloads that could not be copied
 	onGone  func()      // the driver has taken all tags back
 	trouble func(error) // the driver or the ring breaks its word
-	warn    func(error) // a request has failed here
+	warn    func(error) // something that does not end the device
 }
 
 // newQueue makes queue index of a device that copies in a certain way, with shared
@@ -121,48 +115,48 @@ func (q *queue) arrive(r *reactor.Reactor, v *volume.Volume, readOnly bool) (err
 		return err
 	}
 	q.r = r
-	src, err := iouring.NewSource(r, iouring.Options{Entries: q.depth},
-		iouring.Events{Batch: batchSize, Reap: q.reap, Reaped: q.goOn, Failed: func(err error) { q.trouble(err) }})
-	if err != nil {
-		q.q.Close()
-		return err
+	if q.copy == CopyZero {
+		err = q.share(r)
+	} else {
+		q.ring, err = newOwnRing(r, q)
 	}
-	q.ring = src
-	return nil
+	if err != nil {
+		q.ring = nil
+		q.q.Close()
+	}
+	return err
 }
 
 // attach connects the queue with the device behind fd and fetches all tags, in
 // one system call: a kill leaves the queue with none or with all of them, and
 // drivers before Linux 6.16 cannot cope with some.
 func (q *queue) attach(fd int, page int) (err error) {
-	src := q.ring.(*iouring.Source)
 	q.char = fd
 	offset, size := descriptors(q.index, q.depth, page)
 	if q.mapped, err = sys.MapReadOnly(fd, offset, size); err != nil {
 		return err
 	}
 	q.descs = unsafe.Slice((*ioDesc)(unsafe.Pointer(&q.mapped[0])), q.depth)
-	if err := src.RegisterFiles(fd); err != nil {
+	if q.file, err = q.ring.Bind(fd); err != nil {
 		return err
 	}
 	for tag := range q.depth {
 		q.command(q.op.fetch, tag, 0, q.fetchAddress(tag))
 	}
-	// The driver takes a lock for each tag.
-	if err := src.SubmitSlowly(); err != nil {
-		return err
+	left, err := q.ring.Fetch()
+	if err == nil && left > 0 {
+		err = fmt.Errorf("the kernel has taken %d of %d tags", q.depth-left, q.depth)
 	}
-	if n := src.Pending(); n > 0 {
-		return fmt.Errorf("the kernel has taken %d of %d tags", q.depth-n, q.depth)
-	}
-	src.Flush()
-	return nil
+	return err
 }
 
 // command fills in a command for a tag. There is room: each tag has one at most.
 func (q *queue) command(op uint32, tag int, result int32, addr uint64) {
-	e := q.ring.Get()
-	e.Opcode, e.Flags, e.Off, e.UserData = sys.UringOpCmd, sys.UringFixedFile, uint64(op), uint64(tag)
+	e := q.ring.Get(uint64(tag))
+	e.Opcode, e.Flags, e.Fd, e.Off = sys.UringOpCmd, sys.UringFixedFile, q.file, uint64(op)
+	if q.copy == CopyZero {
+		e.Addr = q.fixed.place(tag)
+	}
 	*(*ioCmd)(unsafe.Pointer(&e.Cmd)) = ioCmd{queue: uint16(q.index), tag: uint16(tag), result: result, addr: addr}
 }
 

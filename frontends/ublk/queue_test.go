@@ -23,17 +23,19 @@ type fakeRing struct {
 	closed  bool
 }
 
-func (f *fakeRing) Get() *iouring.SQE {
+func (f *fakeRing) Get(value uint64) *iouring.SQE {
 	if f.next == len(f.entries) {
 		return nil
 	}
 	e := &f.entries[f.next]
-	*e = iouring.SQE{}
+	*e = iouring.SQE{UserData: value}
 	f.next++
 	return e
 }
 
-func (f *fakeRing) Command(e *iouring.SQE) []byte { return e.Cmd[:] }
+func (f *fakeRing) Bind(int) (int32, error) { return 0, nil }
+func (f *fakeRing) Fetch() (int, error)     { f.Flush(); return f.Pending(), nil }
+func (f *fakeRing) Held() int               { return 0 }
 func (f *fakeRing) Flush() {
 	f.flushed++
 	if f.full {

@@ -36,3 +36,41 @@ func (d *Device) quiesce(ctx context.Context) {
 // drained tells whether nothing of the queue is on its way: not in the volume,
 // and not waiting to go there.
 func (q *queue) drained() bool { return q.idle() && len(q.waiting) == 0 && len(q.batch) == 0 }
+
+// disarm has the driver give back the commands that it holds of queues whose ring
+// goes on without them, by the command nr: cmdStop, or cmdQuiesce for a device
+// that is to stay. Without them the device can be let go of.
+func (d *Device) disarm(ctx context.Context, nr uint8) {
+	if !d.holds() {
+		return
+	}
+	o := d.dev.order(nr)
+	if nr == cmdQuiesce {
+		o.data, o.long = uint64(quiescePatience/time.Millisecond), quiescePatience
+	}
+	err := d.dev.run(ctx, o)
+	if err == nil {
+		err = d.await(ctx, func(q *queue) bool { return q.held() == 0 })
+	}
+	if err != nil {
+		d.warn(err)
+	}
+}
+
+// holds tells whether the driver has commands that the end of a queue does not end.
+func (d *Device) holds() bool {
+	total := 0
+	for _, q := range d.queues {
+		if q.r != nil && q.copy == CopyZero {
+			q.r.Do(func() { total += q.held() })
+		}
+	}
+	return total > 0
+}
+
+func (q *queue) held() int {
+	if q.ring == nil {
+		return 0
+	}
+	return q.ring.Held()
+}

@@ -31,6 +31,7 @@ func (d *Device) recover(ctx context.Context, info *devInfo) error {
 	}
 	began := time.Now()
 	if err := d.takeOver(ctx, info, l.stage); err != nil {
+		d.disarm(ctx, cmdQuiesce)
 		d.cut()
 		return err
 	}

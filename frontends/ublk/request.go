@@ -14,6 +14,10 @@ type request struct {
 	held  piece // its buffer, where they are shared
 	waits bool  // it is in queue.waiting
 	shown bool  // and is a write that has no payload yet
+
+	// With CopyZero, see zerocopy.go.
+	unregistered bool // the driver could not give it a place
+	mustCopy     bool // it was tried
 }
 
 // begin makes a request of a tag's descriptor; shown is a write that the driver
@@ -56,7 +60,8 @@ func (q *queue) refuse(r *request, tag int, st block.Status) {
 // cannot be.
 func (r *request) decode(d *ioDesc, maxIO int) block.Status {
 	b := &r.io.Request
-	b.Op, b.Flags, b.Data, r.io.Again = 0, 0, nil, false
+	b.Op, b.Flags, b.Data, r.io.Again, r.io.Fixed = 0, 0, nil, false, false
+	r.unregistered = d.opFlags&descUnregistered != 0
 	b.Offset, b.Length = d.start<<sectorShift, uint64(d.sectors)<<sectorShift
 	switch d.opFlags & opMask {
 	case opFlush: // its sector means nothing; Linux 6.12 says -1
@@ -98,13 +103,17 @@ func (q *queue) note(r *request, tag int, d *ioDesc) {
 // finish takes a request back from the volume.
 func (q *queue) finish(io *volume.IO) {
 	tag := int(io.Tag)
+	r := &q.reqs[tag]
+	if q.again(r, tag) {
+		return
+	}
 	if io.Op.Modifies() {
 		if io.Again && io.Status == block.OK {
 			q.journal.settled(span{io.Offset, io.Length})
 		}
 		q.journal.end(q.slot + tag)
 	}
-	q.commit(&q.reqs[tag], tag)
+	q.commit(r, tag)
 }
 
 // commit answers a request and gives its buffer back.
@@ -117,7 +126,7 @@ func (q *queue) commit(r *request, tag int) {
 	case r.io.Op.HasPayload():
 		result = int32(r.io.Length)
 	}
-	r.io.Data = nil
+	r.io.Data, r.mustCopy = nil, false
 	q.command(q.op.commit, tag, result, addr)
 	q.drop(r, true)
 }

@@ -102,13 +102,14 @@ const (
 	flagSafeStop     = 1 << 17
 	flagNoPartScan   = 1 << 18
 	flagSharedMemory = 1 << 19
+	flagDescSize     = 1 << 20
 )
 
 // flagNames are the header's, without UBLK_F_, by bit.
 var flagNames = [...]string{"SUPPORT_ZERO_COPY", "URING_CMD_COMP_IN_TASK", "NEED_GET_DATA", "USER_RECOVERY",
 	"USER_RECOVERY_REISSUE", "UNPRIVILEGED_DEV", "CMD_IOCTL_ENCODE", "USER_COPY", "ZONED", "USER_RECOVERY_FAIL_IO",
 	"UPDATE_SIZE", "AUTO_BUF_REG", "QUIESCE", "PER_IO_DAEMON", "BUF_REG_OFF_DAEMON", "BATCH_IO", "INTEGRITY",
-	"SAFE_STOP_DEV", "NO_AUTO_PART_SCAN", "SHMEM_ZC"}
+	"SAFE_STOP_DEV", "NO_AUTO_PART_SCAN", "SHMEM_ZC", "IO_DESC_SIZE"}
 
 // States of a device in the kernel.
 const (
@@ -214,6 +215,8 @@ const (
 const (
 	descFUA     = 1 << 13
 	descNoUnmap = 1 << 15
+
+	descUnregistered = 1 << 17 // NEED_REG_BUF: the driver could not register its payload
 )
 
 // ioCmd is struct ublksrv_io_cmd, in the command area of a queue's entry.

@@ -33,7 +33,9 @@ var (
 	maxIO    = flag.Int("max-io", 0, "bytes")
 	id       = flag.Int("id", ublk.AnyID, "device number")
 	recovery = flag.Int("recovery", 0, "0 reissue, 1 fail-io, 2 none")
-	way      = flag.Int("copy", 0, "0 auto, 1 kernel, 2 get-data, 3 user")
+	way      = flag.Int("copy", 0, "0 auto, 1 kernel, 2 get-data, 3 user, 4 zero")
+	io       = flag.String("io", "", "of the file: auto, threads or io_uring")
+	direct   = flag.Bool("direct", false, "past the page cache")
 	buffers  = flag.Int("buffers", 0, "bytes of a queue that requests share")
 	readOnly = flag.Bool("read-only", false, "")
 	spin     = flag.Duration("poll", 20*time.Microsecond, "")
@@ -118,7 +120,10 @@ func run() error {
 func open(ctx context.Context, rs []*reactor.Reactor) (*volume.Volume, error) {
 	plugin := map[string]store.Plugin{"null": builtin.Null(), "memory": builtin.Memory(), "file": builtin.File()}[*kind]
 	o := store.Options{Volume: *name, ReadOnly: *readOnly,
-		Strings: map[string]string{"path": *path}, Sizes: map[string]uint64{"size": *size}, Bools: map[string]bool{}}
+		Strings: map[string]string{"path": *path}, Sizes: map[string]uint64{"size": *size}, Bools: map[string]bool{"direct": *direct}}
+	if *io != "" {
+		o.Strings["io"] = *io
+	}
 	if *size == 0 {
 		delete(o.Sizes, "size")
 	}
