@@ -36,7 +36,7 @@ type Observer struct {
 }
 
 // ConnOpening is a connection as another version would be told of it now. What it
-// points to is valid during the call.
+// points to stays as it is.
 type ConnOpening struct {
 	Number  uint32 // in its session
 	Reactor int
@@ -47,7 +47,8 @@ type ConnOpening struct {
 	// Limits is the action with which the version that runs would answer a
 	// resumed Opened; nil for others.
 	Limits []byte
-	// Judge looks at the answer to a resumed Opened as a handover does.
+	// Judge looks at the answer to a resumed Opened as a handover does. Who gets
+	// the answer later calls it later, on the same reactor.
 	Judge func(actions []byte) error
 }
 
