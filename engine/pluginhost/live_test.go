@@ -16,6 +16,7 @@ import (
 
 	"blockengine/engine/config"
 	"blockengine/engine/pluginhost/guest"
+	"blockengine/engine/pluginhost/sandbox"
 	"blockengine/engine/pluginhost/wasm"
 	"blockengine/engine/reactor"
 	"blockengine/engine/volume"
@@ -26,15 +27,25 @@ import (
 	"blockengine/sdk/protocol"
 )
 
-// TestMain makes the test binary its own compile helper.
+// TestMain makes the test binary its own compile helper, and the shim of the
+// sandbox.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == compileHelper {
-		os.Exit(wasm.CompileMain(os.Args[2:], os.Stdin, os.Stderr))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case compileHelper:
+			os.Exit(wasm.CompileMain(os.Args[2:], os.Stdin, os.Stderr))
+		case sandbox.Command:
+			os.Exit(sandbox.Main(os.Args[2:]))
+		}
 	}
+	dir, err := os.MkdirTemp("", "pluginhost-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	builtDir = dir
 	code := m.Run()
-	if builtDir != "" {
-		os.RemoveAll(builtDir)
-	}
+	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
@@ -44,20 +55,20 @@ var builtDir string
 
 // nbdFile builds version 2.0.0 of the nbd plugin, once.
 var nbdFile = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "pluginhost-")
-	if err != nil {
-		return "", err
-	}
-	builtDir = dir
-	path := filepath.Join(dir, "nbd.wasm")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-buildmode=c-shared", "-o", path,
-		"-ldflags=-s -w -X blockengine/plugins/nbd.Version=2.0.0", "blockengine/plugins/nbd/wasm")
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	return build200("nbd.wasm", []string{"GOOS=wasip1", "GOARCH=wasm"}, "-buildmode=c-shared", "blockengine/plugins/nbd/wasm")
+})
+
+// build200 builds a form of the nbd plugin as version 2.0.0.
+func build200(name string, env []string, args ...string) (string, error) {
+	path := filepath.Join(builtDir, name)
+	cmd := exec.Command("go", append([]string{"build", "-buildvcs=false", "-o", path,
+		"-ldflags=-s -w -X blockengine/plugins/nbd.Version=2.0.0"}, args...)...)
+	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the nbd plugin: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
 func builtNBD(t *testing.T) string {
 	t.Helper()

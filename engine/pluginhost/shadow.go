@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"blockengine/engine/config"
 	"blockengine/engine/pluginhost/compare"
 	"blockengine/engine/session"
 	"blockengine/engine/volume"
@@ -72,16 +71,20 @@ func (op *operation) shadow() error {
 	began := time.Now()
 	costs := newCosts(op.seats)
 	var list []*shadow
-	stop := func() {
+	stop := func(patience time.Duration) {
 		for _, sh := range list {
-			sh.stop()
+			sh.leave()
+		}
+		until := time.Now().Add(patience)
+		for _, sh := range list {
+			sh.stop(until)
 		}
 	}
 	for _, s := range op.seats {
 		sh := newShadow(s, costs)
 		list = append(list, sh)
 		if err := sh.start(op.ctx, op.drain); err != nil {
-			stop()
+			stop(0)
 			return op.notShadowed(s, err)
 		}
 		if st, reason := s.disk.Volume.State(); st != volume.Online {
@@ -89,8 +92,10 @@ func (op *operation) shadow() error {
 		}
 	}
 	err := op.followShadows(list)
-	stop()
-	if err == nil {
+	if err != nil {
+		stop(0)
+	} else {
+		stop(lateWait)
 		err = op.shadowsEnd(list)
 	}
 	if err != nil && op.ctx.Err() == nil {
@@ -108,16 +113,15 @@ func (op *operation) canShadow() error {
 	from := op.seats[0].home.plugin
 	switch {
 	case op.to.Kind != Protocol || from.Kind != Protocol:
-		why = "only protocol plugins can run beside another version"
-	case op.to.Runtime == config.RuntimeProcess:
-		why = "a version in a process of its own answers too late to run beside another one"
+		why = "a store does its own I/O, so beside the version that runs it would carry out every write a second time"
 	case op.to.module.Manifest().Payload != from.module.Manifest().Payload:
 		why = fmt.Sprintf("one version has payload %q and the other one %q, so they are handed other events",
 			orDirect(from.module.Manifest().Payload), orDirect(op.to.module.Manifest().Payload))
 	default:
 		return nil
 	}
-	return fmt.Errorf("%s cannot be run as a shadow: %s: leave --shadow out", describe(op.to), why)
+	return fmt.Errorf("%s cannot be run as a shadow: %s: leave --shadow out, try it with engine plugin test, and upgrade one volume first (--volume), which is watched and goes back by itself",
+		describe(op.to), why)
 }
 
 func orDirect(p manifest.Payload) manifest.Payload {

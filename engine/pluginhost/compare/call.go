@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"errors"
 	"fmt"
 
 	"blockengine/engine/pluginhost/guest"
@@ -66,7 +67,7 @@ func (f *Follower) take(actions []byte, more bool, err error) error {
 	if c.then == thenResume {
 		f.first = append(f.first, actions...)
 	} else if wrong := f.c.take(New, actions); wrong != "" {
-		return f.broke(wrong)
+		return f.sooner(f.broke(wrong))
 	}
 	if !more {
 		c.on = false
@@ -80,6 +81,16 @@ func (f *Follower) take(actions []byte, more bool, err error) error {
 	}
 	c.n = 0
 	return nil
+}
+
+// sooner gives what the versions differed in before err showed, if that was in one
+// of several calls.
+func (f *Follower) sooner(err error) error {
+	var d *Difference
+	if f.from > 0 && errors.As(f.settle(false), &d) {
+		return d
+	}
+	return err
 }
 
 // proceed does what is to be done when a call has been answered to its end.

@@ -25,6 +25,7 @@ type Follower struct {
 	n     int    // of them
 	from  int    // where those of the last of several calls begin
 	shown bool   // there are windows among them
+	peak  int    // requests that the other version held after any of the calls
 	own   int    // bytes of an Opened of its own, in the instance's input
 	skip  bool   // what is under way is none of its business
 	call  call
@@ -102,7 +103,7 @@ func (f *Follower) Events(b []byte) {
 	if f.err != nil || len(b) == 0 {
 		return
 	}
-	f.n, f.skip, f.shown = 0, false, false
+	f.n, f.skip, f.shown, f.peak = 0, false, false, 0
 	f.c.begin()
 	f.add(b)
 }
@@ -213,26 +214,26 @@ func (f *Follower) settle(caught bool) error {
 }
 
 // trim leaves out the requests of the last call that the other version has not
-// taken.
+// taken, and notes how many it holds now.
 func (f *Follower) trim() {
-	taken := f.c.sides[Old].taken
-	if taken < 0 {
-		return
-	}
+	old := &f.c.sides[Old]
 	at, i := f.from, int64(0)
-	for b := f.last[f.from:f.n]; len(b) > 0; i++ {
+	for b := f.last[f.from:f.n]; len(b) > 0 && old.taken >= 0; i++ {
 		rec, rest, ok := abi.Next(b)
 		if !ok {
 			return
 		}
-		if r := abi.Overlay[abi.Request](rec); i < taken {
+		if r := abi.Overlay[abi.Request](rec); i < old.taken {
 			at += len(rec)
 		} else if r != nil && r.Kind == abi.EvRequest {
 			f.c.refused(r.Tag)
 		}
 		b = rest
 	}
-	f.n = at
+	if old.taken >= 0 {
+		f.n = at
+	}
+	f.peak = max(f.peak, old.held)
 }
 
 // wanted tells whether an event is of use to the version that follows.
@@ -302,7 +303,7 @@ func (f *Follower) flow() error {
 	if b.taken >= 0 {
 		return &Limit{"the new version takes fewer requests at a time than the one that runs"}
 	}
-	if b.depth > 0 && b.held > int(b.depth) {
+	if b.depth > 0 && f.peak > int(b.depth) {
 		return &Limit{fmt.Sprintf("the new version takes %d requests at a time, and the one that runs has more", b.depth)}
 	}
 	return nil

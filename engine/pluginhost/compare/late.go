@@ -33,7 +33,6 @@ const mergeBytes = 16 << 10
 
 // FollowLate begins as Follow does, but for the answer to a saved state: that
 // comes later, too. Judge is called then, and Err gives what speaks against it.
-// Go has to be called first.
 func FollowLate(inst guest.Apart, s Start, room *Room) (*Late, error) {
 	f, err := newFollower(inst, s)
 	if err != nil {
@@ -63,6 +62,13 @@ func (l *Late) Waits() bool { return l.under }
 
 // Behind is how many calls are kept that have not been looked at.
 func (l *Late) Behind() int { return l.q.whole }
+
+// Due tells whether Go should be called now: there is as much to hand in as can
+// be handed in together, or something that nothing can be put to. Else more may
+// come, which makes the way to the process worth its while.
+func (l *Late) Due() bool {
+	return !l.under && (l.f.call.on || l.q.events >= mergeBytes || l.shut != "" || l.ended)
+}
 
 // Over tells that all is followed: nothing more comes, and the instance has
 // answered to all that there was.
@@ -131,7 +137,7 @@ func (l *Late) begin(n int, budget int64) {
 	l.inst.Begin(n, budget)
 }
 
-// Answered takes what the instance has answered, and goes on.
+// Answered takes what the instance has answered. Go goes on.
 func (l *Late) Answered() {
 	if !l.under {
 		return
@@ -140,7 +146,6 @@ func (l *Late) Answered() {
 	actions, more, err := l.inst.Answer()
 	if !l.bye {
 		l.f.answer(actions, more, err)
-		l.Go()
 		return
 	}
 	if l.over = true; err != nil && l.f.err == nil {

@@ -52,6 +52,7 @@ func (a *apart) answers(l *Late) bool {
 	}
 	a.n = -1
 	l.Answered()
+	l.Go()
 	return true
 }
 
@@ -184,7 +185,7 @@ func TestPlantedDifferencesLate(t *testing.T) {
 		"always": func() bool { return true }, // until the end
 	} {
 		for what, text := range map[string]string{
-			"offset": "they differ from byte", "panic": "panic: odd", "twice": "does not hold", "timer": "timer 3",
+			"offset": "they differ from byte", "early": "they differ from byte", "silent": "read of 4096 bytes", "more": "bytes 6d6f7265", "panic": "panic: odd", "twice": "flush of 0 bytes", "timer": "timer 3",
 			"fail": `"odd"`, "errno": "ENOSPC", "refuses": "fewer requests", "none": "",
 		} {
 			t.Run(name+"/"+what, func(t *testing.T) {

@@ -67,11 +67,12 @@ type partHead struct {
 
 // queue keeps calls in order.
 type queue struct {
-	room  *Room
-	first *chunk
-	last  *chunk
-	n     int // chunks
-	whole int // calls that are there to their last action
+	room   *Room
+	first  *chunk
+	last   *chunk
+	n      int // chunks
+	whole  int // calls that are there to their last action
+	events int // bytes of events, of all calls
 }
 
 // push keeps a copy of a part. It is false if there is no room.
@@ -94,7 +95,10 @@ func (q *queue) push(kind partKind, b []byte) bool {
 	*head = partHead{kind, uint32(len(b))}
 	copy(c.b[c.n+int(unsafe.Sizeof(*head)):], b)
 	c.n += size
-	if kind == partLast {
+	switch kind {
+	case partEvents:
+		q.events += len(b)
+	case partLast:
 		q.whole++
 	}
 	return true
@@ -120,7 +124,10 @@ func (q *queue) pop() {
 	kind, b := q.peek()
 	c := q.first
 	c.at += int(unsafe.Sizeof(partHead{})) + abi.Align(len(b))
-	if kind == partLast {
+	switch kind {
+	case partEvents:
+		q.events -= len(b)
+	case partLast:
 		q.whole--
 	}
 	if c.at == c.n && c == q.last {
