@@ -84,6 +84,7 @@ var ublkRecovery = map[config.Recovery]ublk.Recovery{
 
 var ublkCopy = map[config.Copy]ublk.Copy{
 	config.CopyAuto: ublk.CopyAuto, config.CopyKernel: ublk.CopyKernel, config.CopyGetData: ublk.CopyGetData, config.CopyUser: ublk.CopyUser,
+	config.CopyZero: ublk.CopyZero,
 }
 
 func (d *ublkDoor) open(ctx context.Context, v *volume.Volume) error {

@@ -28,6 +28,7 @@ const (
 	CopyKernel  Copy = "kernel"   // by the driver; each of queues x depth has a buffer of max_io
 	CopyGetData Copy = "get-data" // by the driver, when the engine has given it a buffer; queues have memory that requests share
 	CopyUser    Copy = "user"     // by the engine; the same
+	CopyZero    Copy = "zero"     // not at all where the volume can do without, else as "user"
 )
 
 // OnStop is what becomes of a device of this host when the engine is stopped in
@@ -68,7 +69,7 @@ func (r *reader) deviceKeys(s *section, e *Export) {
 		s.bad("max_io", FormatSize(e.MaxIO)+" is no multiple of "+FormatSize(LeastMaxIO), `write a round size, as in "256KiB"`)
 	}
 	e.Recovery = choice(s, "recovery", RecoveryReissue, []Recovery{RecoveryReissue, RecoveryFail, RecoveryNone})
-	e.Copy = choice(s, "copy", CopyAuto, []Copy{CopyAuto, CopyKernel, CopyGetData, CopyUser})
+	e.Copy = choice(s, "copy", CopyAuto, []Copy{CopyAuto, CopyKernel, CopyGetData, CopyUser, CopyZero})
 	e.Buffers = s.size("buffers", 0, LeastMaxIO, MostBuffers)
 	e.Unprivileged = s.boolean("unprivileged")
 	e.OnStop = choice(s, "on_stop", OnStopKeep, []OnStop{OnStopKeep, OnStopRemove})
@@ -110,8 +111,8 @@ func (r *reader) checkDevice(s *section, e *Export, v *Volume) {
 
 // checkCopy checks what of copy and buffers does not go together.
 func checkCopy(s *section, e *Export) {
-	if e.Copy == CopyUser && e.Unprivileged {
-		s.bad("copy", quote(string(e.Copy))+" is not for an unprivileged device: the kernel lets only privileged servers copy",
+	if (e.Copy == CopyUser || e.Copy == CopyZero) && e.Unprivileged {
+		s.bad("copy", quote(string(e.Copy))+" is not for an unprivileged device: the kernel lets only privileged servers at payload",
 			`write "auto", "kernel" or "get-data"`)
 	}
 	if !s.has("buffers") {
@@ -125,7 +126,7 @@ func checkCopy(s *section, e *Export) {
 	switch all := uint64(e.Depth) * piece; {
 	case e.Copy == CopyAuto, e.Copy == CopyKernel:
 		s.bad("buffers", "is for requests that share memory, which those of copy "+quote(string(e.Copy))+" do not",
-			`leave it out, or write copy = "user" or "get-data"`)
+			`leave it out, or write copy = "user", "get-data" or "zero"`)
 	case e.Buffers < e.MaxIO:
 		s.bad("buffers", FormatSize(e.Buffers)+" is less than the largest request, max_io = "+FormatSize(e.MaxIO), "write more")
 	case e.Buffers > all:
