@@ -54,7 +54,7 @@ func TestClosedPluginServesWhatIsOpen(t *testing.T) {
 }
 
 // eventually waits for what has to come.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

@@ -72,6 +72,8 @@ func (p *testPlugin) Open(_ context.Context, o store.Options) (store.Device, err
 			return nil, errors.New("it is open already")
 		}
 		return &exclusive{testDevice{kind: "memory"}, p}, nil
+	case p.kind == "null":
+		return &testDevice{kind: "null"}, nil
 	}
 	return &testDevice{kind: "memory"}, nil
 }

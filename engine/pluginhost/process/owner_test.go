@@ -18,7 +18,16 @@ import (
 type asked struct {
 	op             block.Op
 	offset, length uint64
-	want           []byte // of a read
+	want           []byte   // of a read
+	lent           [][]byte // what the payload lies in, nil: in the slot's buffer
+}
+
+// payload is where a request's payload lies, as one slice of its own.
+func (a *asked) payload(l *link, slot int) []byte {
+	if a.lent == nil {
+		return l.Payload(slot)[:a.length]
+	}
+	return bytes.Join(a.lent, nil)
 }
 
 // owner is a LinkOwner that knows what it has asked for, and what the disk holds.
@@ -32,6 +41,8 @@ type owner struct {
 	lost     []error
 	broke    []error
 	fenced   int
+	guest    []byte // memory that may be lent, a part for each slot; nil: none
+	lent     int
 	errs     []error
 	next     func() // called by Turn
 	end      chan struct{}
@@ -55,7 +66,7 @@ func (o *owner) Finished(slot int, st block.Status, filled uint64, ext []block.E
 	o.finished++
 	switch a.op {
 	case block.OpRead:
-		if st == block.OK && (filled != a.length || !bytes.Equal(o.l.Payload(slot)[:filled], a.want)) {
+		if st == block.OK && (filled != a.length || !bytes.Equal(a.payload(o.l, slot), a.want)) {
 			o.fail("read of %d at %d: %d bytes, or others", a.length, a.offset, filled)
 		}
 	case block.OpBlockStatus:
@@ -115,15 +126,46 @@ func (o *owner) ask(slot int, a asked, rnd *rand.Rand) {
 	switch a.op {
 	case block.OpRead:
 		a.want = bytes.Clone(o.disk[a.offset : a.offset+a.length])
+		o.lend(slot, &a, rnd)
 	case block.OpWrite:
-		p := o.l.Payload(slot)[:a.length]
+		p := make([]byte, a.length)
 		for i := range p {
 			p[i] = byte(rnd.Uint32())
 		}
 		copy(o.disk[a.offset:], p)
+		if !o.lend(slot, &a, rnd) {
+			copy(o.l.Payload(slot), p)
+		}
+		for _, b := range a.lent {
+			p = p[copy(b, p):]
+		}
 	}
 	o.slots[slot] = &a
 	o.l.Submit(slot, a.op, 0, a.offset, a.length)
+}
+
+// lend has a request's payload lie in pieces of guest memory, if that can be.
+func (o *owner) lend(slot int, a *asked, rnd *rand.Rand) bool {
+	part := len(o.guest) / len(o.slots)
+	if part == 0 || rnd.IntN(4) == 0 {
+		return false
+	}
+	var pieces [][]byte
+	free := o.guest[slot*part : (slot+1)*part]
+	for left := int(a.length); left > 0; {
+		n := 1 + rnd.IntN(left)
+		if len(pieces) > 8 {
+			n = left
+		}
+		skip := rnd.IntN(2) * rnd.IntN(64)
+		pieces, free, left = append(pieces, free[skip:skip+n:skip+n]), free[skip+n:], left-n
+	}
+	if !o.l.Lend(slot, pieces) {
+		return false
+	}
+	a.lent = pieces
+	o.lent++
+	return true
 }
 
 // askAny submits a random request: each slot has a part of the disk of its own.
@@ -190,11 +232,16 @@ func await(t testing.TB, c <-chan struct{}, what string) {
 // sees both ends. It gives what closes the worker.
 func inside(t testing.TB, kind string, reg *region, spin time.Duration) (closeWorker func()) {
 	t.Helper()
+	return insideWith(t, kind, reg, worker.Options{Spin: spin})
+}
+
+func insideWith(t testing.TB, kind string, reg *region, o worker.Options) (closeWorker func()) {
+	t.Helper()
 	f, err := worker.FilesOf(dupAll(t, reg.files()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := serveRegion(kind, f, worker.Options{Spin: spin})
+	w, err := serveRegion(kind, f, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -89,15 +89,21 @@ func (d *testDevice) serve(r *block.Request) {
 	defer d.mu.Unlock()
 	switch r.Op {
 	case block.OpRead:
-		if d.data == nil {
-			clear(r.Data[0])
-		} else {
-			copy(r.Data[0], d.data[r.Offset:])
+		at := r.Offset
+		for _, b := range r.Data {
+			if d.data == nil {
+				clear(b)
+			} else {
+				at += uint64(copy(b, d.data[at:]))
+			}
 		}
 		r.Filled = r.Length
 	case block.OpWrite:
-		if d.data != nil {
-			copy(d.data[r.Offset:], r.Data[0])
+		at := r.Offset
+		for _, b := range r.Data {
+			if d.data != nil {
+				at += uint64(copy(d.data[at:], b))
+			}
 		}
 	case block.OpBlockStatus:
 		half := r.Length / 2
