@@ -42,7 +42,7 @@ type Export struct {
 	Recovery     Recovery
 	Copy         Copy
 	Buffers      uint64 // bytes of each queue that its requests share, see Copy; 0: the frontend chooses
-	Unprivileged bool // made as a device that needs no CAP_SYS_ADMIN
+	Unprivileged bool   // made as a device that needs no CAP_SYS_ADMIN
 
 	// Of nbd-kernel.
 	Connections     int           // between the kernel and the engine
