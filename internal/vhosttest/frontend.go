@@ -20,6 +20,7 @@ type Options struct {
 	Queues          int           // 0: one
 	QueueSize       uint16        // a power of two from 2 to MaxQueueSize; 0: 128
 	Memory          []Slot        // nil: DefaultMemory
+	Sealed          bool          // its files cannot be truncated
 	Without         uint64        // features not to be used
 	WithoutProtocol uint64        // protocol features not to be used
 	Redial          time.Duration // 0: as the personality does, or every 100 ms if it never does
@@ -126,7 +127,7 @@ func Make(o Options) (*Frontend, error) {
 }
 
 func (f *Frontend) build() (err error) {
-	if f.mem, err = NewMemory(f.o.Memory, f.p.GuestIsUser); err != nil {
+	if f.mem, err = NewMemory(f.o.Memory, f.p.GuestIsUser, f.o.Sealed); err != nil {
 		return err
 	}
 	for i := range f.o.Queues {

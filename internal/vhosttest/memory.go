@@ -44,6 +44,7 @@ type region struct {
 type Memory struct {
 	regions []*region
 	files   map[int]*file
+	sealed  bool
 	closing sync.Once
 }
 
@@ -54,9 +55,10 @@ type file struct {
 
 // NewMemory makes memory of all slots. guestIsUser gives each the guest address
 // at which it lies in this process, as a client without a guest does; the slots'
-// own are ignored then.
-func NewMemory(slots []Slot, guestIsUser bool) (*Memory, error) {
-	m := &Memory{files: map[int]*file{}}
+// own are ignored then. sealed has it lie in files that cannot be truncated, as
+// QEMU's memory-backend-memfd does.
+func NewMemory(slots []Slot, guestIsUser, sealed bool) (*Memory, error) {
+	m := &Memory{files: map[int]*file{}, sealed: sealed}
 	for _, s := range slots {
 		f := m.files[s.File]
 		if f == nil {
@@ -85,7 +87,7 @@ func (m *Memory) add(s Slot) error {
 	for m.files[n] != nil {
 		n++
 	}
-	fd, err := sys.Memfd(fmt.Sprintf("vhosttest-%d", n), int64(s.Gap+s.Size))
+	fd, err := m.makeFile(n, s.Gap+s.Size)
 	if err != nil {
 		return err
 	}
@@ -100,13 +102,21 @@ func (m *Memory) add(s Slot) error {
 
 func (m *Memory) makeFiles() error {
 	for n, f := range m.files {
-		fd, err := sys.Memfd(fmt.Sprintf("vhosttest-%d", n), int64(f.size))
+		fd, err := m.makeFile(n, f.size)
 		if err != nil {
 			return err
 		}
 		f.fd = fd
 	}
 	return nil
+}
+
+func (m *Memory) makeFile(n int, size uint64) (fd int, err error) {
+	name := fmt.Sprintf("vhosttest-%d", n)
+	if m.sealed {
+		return sys.SealedMemfd(name, int64(size))
+	}
+	return sys.Memfd(name, int64(size))
 }
 
 func (r *region) mapFile(fd int, guestIsUser bool) error {
