@@ -142,8 +142,12 @@ func talker(t *testing.T, says int, deaf bool) (addr string) {
 func withBadPlugin(t *testing.T, name string, p badPlugin) {
 	module, err := filepath.Abs(badModule(name))
 	must(t, err)
+	timeout := "300ms"
+	if p.works { // however slow the machine is
+		timeout = "60s"
+	}
 	e := startEngine(t, config{engine: "reactors = 2", plugins: map[string]string{"bad": module}, volumes: []volume{
-		{name: "bad", plugin: "bad", server: "unix:" + talker(t, p.talks, p.deaf), more: trusting("300ms", "100ms")},
+		{name: "bad", plugin: "bad", server: "unix:" + talker(t, p.talks, p.deaf), more: trusting(timeout, "100ms")},
 		{name: "healthy", plugin: "memory", options: "size = \"8MiB\""}}})
 	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true, pause: gentle})
 	if p.online {

@@ -122,7 +122,7 @@ func warm(dir string) error {
 	if err != nil {
 		return err
 	}
-	if !p.waitOutput("ready\n", time.Minute) {
+	if !p.waitOutput("ready\n", 5*time.Minute) { // it compiles three modules
 		return fmt.Errorf("the engine does not come up:\n%s", p.out.String())
 	}
 	return p.terminate(time.Minute)

@@ -22,7 +22,7 @@ func TestDescriptorLimit(t *testing.T) {
 	s := nbdtest.StartServer(t, nbdtest.ServerOptions{BadClients: true})
 	e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{nbdVolume("disk", s.Addr(), trusting("20s", "100ms"))}},
 		"prlimit", "--nofile=64:64")
-	if !e.waitLog("only 64 files may be open", time.Second) {
+	if !e.waitLog("only 64 files may be open", startLimit) {
 		t.Error("nothing is said of the low limit at the start")
 	}
 	c := e.dial("disk", nbdtest.Options{})

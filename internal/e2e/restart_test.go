@@ -92,7 +92,9 @@ func TestConnectionsCutUnderLoad(t *testing.T) {
 	proxy := nbdtest.StartProxy(t, "unix", server.Network(), server.Addr())
 	e := startEngine(t, config{volumes: []volume{{name: "disk", plugin: "nbd",
 		server: "unix:" + proxy.Addr(), options: `export = "disk"`, more: trusting("30s", "300ms")}}})
+	cuts := 0 // how many there are depends on the machine
 	underFaults(t, e.uri("disk"), loadTime(4*time.Second), 400*time.Millisecond, func(n int) {
+		cuts++
 		switch n % 3 {
 		case 0:
 			proxy.Cut(nbdtest.BothSides, nbdtest.FIN)
@@ -103,8 +105,8 @@ func TestConnectionsCutUnderLoad(t *testing.T) {
 		}
 	})
 	v := e.volume("disk")
-	if v.Session.Losses < 3 || len(v.Errors) != 0 {
-		t.Errorf("%+v, errors %v", *v.Session, v.Errors)
+	if cuts == 0 || v.Session.Losses == 0 || len(v.Errors) != 0 {
+		t.Errorf("%d cuts, %+v, errors %v", cuts, *v.Session, v.Errors)
 	}
 	compare(t, e.uri("disk"), image)
 }
@@ -118,7 +120,7 @@ func TestServerAwayAtStart(t *testing.T) {
 	e := startEngine(t, config{volumes: []volume{
 		nbdVolume("late", s.Addr(), trusting("10s", "1s")),
 		{name: "there", plugin: "memory", options: "size = \"1MiB\""}}})
-	if !e.waitOutput(`export "late": not up yet`, time.Second) {
+	if !e.waitOutput(`export "late": not up yet`, startLimit) {
 		t.Errorf("the export that is not up is not named:\n%s", e.out.String())
 	}
 	if v := e.volume("late"); v.State != "opening" || v.Reason == "" {

@@ -26,12 +26,12 @@ var interruptions = map[string]interruption{
 func second(*testing.T) string { return built.nbd2 }
 
 // begin gives an order and waits until it has come to its moment. The server
-// goes on a little later.
+// goes on a little later, in which time the engine is told to end.
 func (i *interruption) begin(t *testing.T, e *engine, s *nbdtest.Server) *order {
 	t.Helper()
 	if i.stall {
 		release := s.StallReplies()
-		time.AfterFunc(1500*time.Millisecond, release)
+		defer time.AfterFunc(1500*time.Millisecond, release)
 		t.Cleanup(release)
 	}
 	o := e.order(append([]string{"upgrade", "nbd", i.file(t)}, i.args...)...)

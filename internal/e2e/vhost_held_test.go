@@ -10,12 +10,14 @@ import (
 	"blockengine/internal/vhosttest"
 )
 
-// heldFence is much longer than it takes to start an engine and to see for
-// heldLook what it does before the fence is over.
-const (
-	heldFence = "4s"
-	heldLook  = 500 * time.Millisecond
-)
+// heldLook is how long it is looked what an engine does before the fence is over.
+const heldLook = 500 * time.Millisecond
+
+// heldFence is much longer than it takes to start an engine, which took as long as
+// start, and to look for heldLook.
+func heldFence(start time.Duration) time.Duration {
+	return 8*heldLook + 8*start.Round(100*time.Millisecond)
+}
 
 // TestVhostHeldWrite is rule 1 over the death of an engine: the server holds
 // write A, the engine is killed, and as soon as the next one says that A is done
@@ -82,8 +84,12 @@ func TestVhostHeldPair(t *testing.T) {
 func heldServer(t *testing.T) (*nbdtest.Server, *engine) {
 	t.Helper()
 	s := diskServer(t)
-	e := startEngine(t, config{engine: "reactors = 2", volumes: []volume{machineDisk(s.Addr(), trusting("30s", heldFence), 1)}})
+	c := config{engine: "reactors = 2", volumes: []volume{machineDisk(s.Addr(), trusting("120s", "1s"), 1)}}
+	begin := time.Now()
+	e := startEngine(t, c)
 	e.waitUp("disk")
+	c.volumes[0].more = trusting("120s", heldFence(time.Since(begin)).String())
+	e.reconfigure(t, c) // for the engines that come after this one
 	return s, e
 }
 
