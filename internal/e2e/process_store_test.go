@@ -114,7 +114,10 @@ func TestStoreProcessKilled(t *testing.T) {
 		e.killProcess("store", syscall.SIGKILL)
 		kills++
 	})
-	nbdtest.WaitFor(t, "the volume after the last kill", func() bool { return e.volume("disk").State == "online" })
+	nbdtest.WaitFor(t, "the volume after the last kill", func() bool {
+		v := e.volume("disk")
+		return v.State == "online" && v.Session.Traps > 0
+	})
 	v := e.volume("disk")
 	if kills == 0 || v.Session.Traps == 0 || len(v.Errors) != 0 {
 		t.Errorf("%d kills, errors %v, %+v", kills, v.Errors, *v.Session)
@@ -124,25 +127,29 @@ func TestStoreProcessKilled(t *testing.T) {
 	}
 }
 
-// TestProtocolProcessKilled: the same with the nbd plugin, whose server goes on.
+// TestProtocolProcessKilled: the same with the nbd plugin, whose server goes on. It
+// is not nbdkit, see TestConnectionsCutUnderLoad.
 func TestProtocolProcessKilled(t *testing.T) {
 	t.Parallel()
 	image := nbdtest.Image(t, diskSize, nil)
-	server := nbdtest.StartNbdkit(t, "file", image)
+	server := nbdtest.StartQSD(t, image)
 	e := startEngine(t, config{engine: "reactors = 2\n" + section("apart", builtPrograms(t).nbd),
-		volumes: []volume{{name: "disk", plugin: "apart", server: "unix:" + server.Addr(), more: trusting("30s", "500ms")}}})
+		volumes: []volume{{name: "disk", plugin: "apart", server: "unix:" + server.Addr(), options: `export = "disk"`, more: trusting("30s", "500ms")}}})
 	e.waitUp("disk")
 	kills := 0
 	underFaults(t, e.uri("disk"), loadTime(5*time.Second), time.Second, func(int) {
 		e.killProcess("apart", syscall.SIGKILL)
 		kills++
 	})
-	nbdtest.WaitFor(t, "the volume after the last kill", func() bool { return e.volume("disk").State == "online" })
+	nbdtest.WaitFor(t, "the volume after the last kill", func() bool {
+		v := e.volume("disk")
+		return v.State == "online" && v.Session.Traps > 0
+	})
 	v := e.volume("disk")
 	if kills == 0 || v.Session.Traps == 0 || len(v.Errors) != 0 {
 		t.Errorf("%d kills, errors %v, %+v", kills, v.Errors, *v.Session)
 	}
-	compare(t, server.URI(""), e.uri("disk"))
+	compare(t, server.URI("disk"), e.uri("disk"))
 }
 
 // TestProcessStopped: a process that stops is found, killed and replaced, and
@@ -200,10 +207,14 @@ func TestHostileProcesses(t *testing.T) {
 func withHostileProcess(t *testing.T, name string, m misdeed) {
 	file := builtPrograms(t).store
 	port := listening(t)
+	timeout := "3s"
+	if m.works { // however slow the machine is
+		timeout = "60s"
+	}
 	e := startEngine(t, config{
 		engine: "reactors = 2\n" + section("bad", file, m.section...) + section("good", file),
 		volumes: []volume{
-			{name: "bad", plugin: "bad", more: trusting("3s", "100ms"), options: fmt.Sprintf("size = \"8MiB\"\nmisdeed = %q", name)},
+			{name: "bad", plugin: "bad", more: trusting(timeout, "100ms"), options: fmt.Sprintf("size = \"8MiB\"\nmisdeed = %q", name)},
 			{name: "healthy", plugin: "good", options: "size = \"8MiB\""}}}, "env", "PORT="+port)
 	e.waitUp("bad")
 	healthy := startModel(t, e, "healthy", 4, loadOptions{own: true})
@@ -291,14 +302,17 @@ func TestProcessKillGaps(t *testing.T) {
 	must(t, err)
 	var windows []window
 	for range upgrades(6) {
-		pid := e.processOf("store").PID
+		e.waitState("disk", "online")
+		time.Sleep(600 * time.Millisecond) // one that dies young is replaced later
+		traps := e.volume("disk").Session.Traps
 		windows = append(windows, during(load, func() {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-			time.Sleep(time.Second)
+			e.killProcess("store", syscall.SIGKILL)
+			e.waitVolume("disk", "back", func(v admin.Volume) bool { return v.State == "online" && v.Session.Traps > traps })
+			goesOn(t, load, 100)
 		}))
 	}
 	r, err := load.Stop()
-	if err != nil || r.Bad() != nil || r.Completed() < 1000 {
+	if err != nil || r.Bad() != nil {
 		t.Errorf("the load: %v, %v, %d requests", err, r.Bad(), r.Completed())
 	}
 	if v := e.volume("disk"); len(v.Errors) != 0 || v.Session.Traps < uint64(len(windows)) {
