@@ -239,7 +239,7 @@ func TestHandshakeByteByByte(t *testing.T) {
 }
 
 func TestHandshakeTimeout(t *testing.T) {
-	r := newRig(t, newDisk(4096), func(o *Options) { o.HandshakeTimeout = 20 * time.Millisecond })
+	r := newRig(t, newDisk(4096), func(o *Options) { o.HandshakeTimeout = 300 * time.Millisecond })
 	c := r.raw()
 	if _, err := c.ReadRaw(greetingSize); err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestHandshakeTimeout(t *testing.T) {
 	}
 	r.logged("too long")
 	k := r.connect(nbdtest.Options{}) // who has chosen in time stays
-	time.Sleep(40 * time.Millisecond)
+	time.Sleep(400 * time.Millisecond)
 	if _, err := k.Read(0, 16, 0); err != nil {
 		t.Error(err)
 	}
