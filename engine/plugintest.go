@@ -66,9 +66,7 @@ func pluginTestCommand() *cobra.Command {
 	f.StringVar(&o.Other, "other", "", "hand connections over to and from this `FILE`, another version of the plugin")
 	f.DurationVar(&o.Fuzz, "fuzz", defaultFuzz, "how long to try it with servers that lie; 0s: not at all")
 	f.Uint64Var(&o.Seed, "seed", 1, "where fuzzing begins: the number that a failure named")
-	f.StringVar(&memory, "memory", "", "what an instance or a process may have, as in the configuration (default as there)")
-	f.StringVar(&mode, "sandbox", string(sandbox.Strict), "of a process: strict or off")
-	f.BoolVar(&o.Network, "network", false, "a process in a sandbox keeps the network")
+	loadingFlags(cmd, &o.Loading, &memory, &mode)
 	f.BoolVarP(&verbose, "verbose", "v", false, "also print what passes, and what the plugin logs")
 	jsonFlag(cmd, &asJSON)
 	return cmd
@@ -79,13 +77,26 @@ func completeTest(o *kit.Options, path, memory, mode string) (err error) {
 	if o.Path, err = kit.Find(path); err != nil {
 		return err
 	}
+	if o.Fuzz < 0 || o.Fuzz > maxFuzz {
+		return fmt.Errorf("--fuzz: %v is out of range: choose from 0s to %v", o.Fuzz, maxFuzz)
+	}
+	return completeLoading(&o.Loading, memory, mode)
+}
+
+// loadingFlags are those of commands that load a plugin's file by themselves.
+func loadingFlags(cmd *cobra.Command, o *kit.Loading, memory, mode *string) {
+	f := cmd.Flags()
+	f.StringVar(memory, "memory", "", "what an instance or a process may have, as in the configuration (default as there)")
+	f.StringVar(mode, "sandbox", string(sandbox.Strict), "of a process: strict or off")
+	f.BoolVar(&o.Network, "network", false, "a process in a sandbox keeps the network")
+}
+
+// completeLoading checks what those flags say.
+func completeLoading(o *kit.Loading, memory, mode string) (err error) {
 	if memory != "" {
 		if o.Memory, err = config.ParseSize(memory); err != nil {
 			return fmt.Errorf("--memory: %w", err)
 		}
-	}
-	if o.Fuzz < 0 || o.Fuzz > maxFuzz {
-		return fmt.Errorf("--fuzz: %v is out of range: choose from 0s to %v", o.Fuzz, maxFuzz)
 	}
 	o.Sandbox = sandbox.Mode(mode)
 	if o.Sandbox != sandbox.Strict && o.Sandbox != sandbox.Off {

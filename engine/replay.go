@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -15,15 +14,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"blockengine/engine/config"
+	"blockengine/engine/kit"
 	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/pluginhost/recording"
-	"blockengine/engine/pluginhost/wasm"
 )
 
-const replayLong = `Hand the events of a recording to a version of its plugin, a module's FILE or
-builtin:NAME for what is linked into this engine, and hold its actions against those that
-were recorded. Nothing is sent anywhere.
+const replayLong = `Hand the events of a recording to a version of its plugin, and hold its actions
+against those that were recorded: the FILE of a module, or of a program, which runs in a
+process and a sandbox as the engine would run it; or builtin:NAME for what is linked into
+this engine. Nothing is sent anywhere.
 
 They are compared by meaning: what is sent, what becomes of each byte that is received,
 the result of each request, limits, timers; how the actions are cut does not count. The
@@ -31,7 +30,9 @@ exit status is 0 if nothing differs, 1 if something does.`
 
 func pluginReplayCommand() *cobra.Command {
 	var p recording.Replay
+	var o kit.Loading
 	var options []string
+	var memory, mode string
 	var diff, asJSON bool
 	cmd := &cobra.Command{Use: "replay FILE PLUGIN", Short: "Hand a recording to any version of its plugin, and compare",
 		Long: replayLong, Args: func(cmd *cobra.Command, args []string) error {
@@ -41,12 +42,15 @@ func pluginReplayCommand() *cobra.Command {
 			return nil
 		}, RunE: does(func(cmd *cobra.Command, args []string) error {
 			var err error
-			if p.Options, err = pairs(options); err != nil {
+			if p.Options, err = pairs(options); err == nil {
+				err = completeLoading(&o, memory, mode)
+			}
+			if err != nil {
 				return &misuse{err}
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			if p.Module, err = replayModule(ctx, args[1]); err != nil {
+			if p.Module, err = replayModule(ctx, args[1], o); err != nil {
 				return err
 			}
 			defer p.Module.Close()
@@ -65,6 +69,7 @@ func pluginReplayCommand() *cobra.Command {
 	f.BoolVar(&p.Exact, "exact", false, "compare byte for byte and call by call, too")
 	f.BoolVar(&diff, "diff", false, "print the events and the actions of the call in which the difference showed")
 	f.StringArrayVar(&options, "option", nil, "give the volume's option `NAME=VALUE` instead of what was recorded; may be given several times")
+	loadingFlags(cmd, &o, &memory, &mode)
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -85,20 +90,24 @@ func pairs(list []string) (map[string]string, error) {
 const linkedIn = "builtin:"
 
 // replayModule loads what is to be handed a recording.
-func replayModule(ctx context.Context, name string) (guest.Module, error) {
-	if linked, is := strings.CutPrefix(name, linkedIn); is {
-		var have []string
-		for _, p := range builtins().Protocols {
-			n := p.Manifest().Name
-			if n == linked {
-				return guest.Linked(p), nil
-			}
-			have = append(have, linkedIn+n)
+func replayModule(ctx context.Context, name string, o kit.Loading) (guest.Module, error) {
+	linked, is := strings.CutPrefix(name, linkedIn)
+	if !is {
+		m, err := kit.Module(ctx, name, o)
+		if wrong := (*kit.Misuse)(nil); errors.As(err, &wrong) {
+			err = &misuse{wrong.Err}
 		}
-		return nil, fmt.Errorf("no protocol plugin %q is linked into this engine; there is %s", linked, strings.Join(have, ", "))
+		return m, err
 	}
-	return wasm.Load(ctx, wasm.Options{Path: name, Memory: config.DefaultPluginMemory,
-		Self: []string{"/proc/self/exe", compileName}, Log: slog.New(slog.DiscardHandler)})
+	var have []string
+	for _, p := range builtins().Protocols {
+		n := p.Manifest().Name
+		if n == linked {
+			return guest.Linked(p), nil
+		}
+		have = append(have, linkedIn+n)
+	}
+	return nil, fmt.Errorf("no protocol plugin %q is linked into this engine; there is %s", linked, strings.Join(have, ", "))
 }
 
 // errDiffers is the end of a replay that found a difference, which was printed.

@@ -1,6 +1,7 @@
 package kit
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -17,15 +18,36 @@ const answerWait = 30 * time.Second
 type waiting struct {
 	guest.Apart
 	r        *reactor.Reactor
-	answered chan struct{}
+	answered chan answer
 	gone     bool
+}
+
+type answer struct {
+	actions []byte
+	more    bool
+	err     error
+}
+
+// newInstance makes an instance that answers in the same call, in whatever runtime
+// it is.
+func newInstance(ctx context.Context, m guest.Module, r *reactor.Reactor) (guest.Instance, error) {
+	i, err := m.NewInstance(ctx)
+	if a, ok := i.(guest.Apart); ok && err == nil {
+		return newWaiting(a, r)
+	}
+	return i, err
 }
 
 // newWaiting attaches an instance to r, which runs.
 func newWaiting(i guest.Apart, r *reactor.Reactor) (*waiting, error) {
-	w := &waiting{Apart: i, r: r, answered: make(chan struct{}, 1)}
+	w := &waiting{Apart: i, r: r, answered: make(chan answer, 1)}
 	var err error
-	r.Do(func() { err = i.Attach(r, func() { w.answered <- struct{}{} }) })
+	r.Do(func() {
+		err = i.Attach(r, func() {
+			actions, more, err := i.Answer()
+			w.answered <- answer{actions, more, err}
+		})
+	})
 	if err != nil {
 		r.Do(i.Close)
 		return nil, err
@@ -39,12 +61,11 @@ func (w *waiting) Call(n int, budget int64) (actions []byte, more bool, err erro
 		return nil, false, fmt.Errorf("the reactor has ended")
 	}
 	select {
-	case <-w.answered:
+	case a := <-w.answered:
+		return a.actions, a.more, a.err
 	case <-time.After(answerWait):
 		return nil, false, &guest.Trap{Cause: "hang", Err: fmt.Errorf("no answer within %v", answerWait)}
 	}
-	w.r.Do(func() { actions, more, err = w.Answer() })
-	return actions, more, err
 }
 
 // Close releases the instance, once.

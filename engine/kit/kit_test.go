@@ -2,6 +2,7 @@ package kit
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -238,5 +239,34 @@ func TestProcessSum(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("process.sum is about\n%q\nand sdk/process is built from\n%q:\ncopy the lines of those, with and without /go.mod, from go.sum", got, want)
+	}
+}
+
+// What is replayed is handed events as if it were linked in, whatever its runtime.
+func TestModule(t *testing.T) {
+	needsSandbox(t)
+	m, err := Module(t.Context(), built(t, "./examples/protocol-go/process", false), Loading{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Runtime() != "process" || m.Manifest().Name == "" {
+		t.Errorf("%s, %+v", m.Runtime(), m.Manifest())
+	}
+	i, err := m.NewInstance(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := copy(i.Input(), []byte{1, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	if _, _, err := i.Call(size, 0); err != nil {
+		t.Errorf("it does not answer: %v", err)
+	}
+	i.Close()
+	i.Close() // once more does no harm
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	var wrong *Misuse
+	if _, err := Module(t.Context(), built(t, "./internal/e2e/teststore", false), Loading{}); !errors.As(err, &wrong) {
+		t.Errorf("a store: %v", err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/reactor"
 	"blockengine/sdk/sdktest"
 )
@@ -163,19 +162,11 @@ func (r *run) protocol() error {
 // opener makes instances of a plugin as the suite wants them.
 func (r *run) opener(s *subject) func(sdktest.TB) sdktest.Instance {
 	return func(t sdktest.TB) sdktest.Instance {
-		i, err := s.module.NewInstance(r.ctx)
+		i, err := newInstance(r.ctx, s.module, r.reactor)
 		if err != nil {
 			t.Fatalf("a new instance: %v (sdk/PLUGIN.md, chapter 9)", err)
 		}
-		apart, ok := i.(guest.Apart)
-		if !ok {
-			return i
-		}
-		w, err := newWaiting(apart, r.reactor)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return w
+		return i
 	}
 }
 
@@ -281,11 +272,7 @@ func (r *run) stores() error {
 
 // loop starts the reactor that everything in other processes answers on.
 func (r *run) loop() (*reactor.Reactor, error) {
-	loop, err := reactor.New(reactor.Options{})
-	if err != nil {
-		return nil, err
-	}
-	loop.Start()
+	loop, err := startLoop()
 	r.reactor = loop
-	return loop, nil
+	return loop, err
 }

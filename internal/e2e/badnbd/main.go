@@ -1,10 +1,10 @@
-//go:build wasip1
-
 // Command badnbd is the nbd plugin with a fault, for tests of live upgrades: a
 // version that should not have been shipped. What a connection does wrong is
 // the name of its export, so that one module, which is compiled once, has all
 // faults; what is wrong with the module itself a test writes into copies of it,
 // over the filling of the variable manifestFault.
+//
+// Built for the host it is the same in a process.
 //
 // Read first: conn.go.
 package main
@@ -13,7 +13,6 @@ import (
 	"blockengine/plugins/nbd"
 	"blockengine/sdk/manifest"
 	"blockengine/sdk/protocol"
-	"blockengine/sdk/wasm"
 )
 
 // manifestFault is "fault:", the name of what is wrong, and dots. A test finds
@@ -29,12 +28,7 @@ func name() string {
 	return n
 }
 
-func init() {
-	nbd.Version = "bad"
-	wasm.Serve(plugin{nbd.Plugin()})
-}
-
-func main() {}
+func init() { nbd.Version = "bad" }
 
 // plugin is the nbd plugin but for its faults.
 type plugin struct{ protocol.Plugin }
