@@ -80,16 +80,28 @@ func (h *Hub) ReserveBuffers(n int) (first int, err error) {
 
 // ReturnBuffers gives places back, and empties those that are not.
 func (h *Hub) ReturnBuffers(first, n int) error {
-	none := make([]sys.Iovec, max(n, 1))
-	var pin runtime.Pinner
-	pin.Pin(&none[0]) // arg has it as a number
-	defer pin.Unpin()
-	arg := sys.UringUpdate{Offset: uint32(first), Data: uint64(uintptr(unsafe.Pointer(&none[0]))), N: uint32(n)}
-	err := h.src.register("no buffers", sys.UringUpdateBuffers, unsafe.Pointer(&arg), int(unsafe.Sizeof(arg)))
+	err := h.putBuffers(first, make([]sys.Iovec, n))
 	if err == nil {
 		h.buffers.set(first, n, false)
 	}
 	return err
+}
+
+// PutBuffer puts memory into a reserved place, which the kernel holds until
+// another is put there or the place is given back. It is not Go's heap. Entries
+// name its bytes by their addresses; those of a driver's pages begin at 0.
+func (h *Hub) PutBuffer(place int, b []byte) error {
+	v := make([]sys.Iovec, 1)
+	sys.SetIovec(&v[0], b)
+	return h.putBuffers(place, v)
+}
+
+func (h *Hub) putBuffers(first int, v []sys.Iovec) error {
+	var pin runtime.Pinner
+	pin.Pin(unsafe.SliceData(v)) // arg has it as a number
+	defer pin.Unpin()
+	arg := sys.UringUpdate{Offset: uint32(first), Data: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(v)))), N: uint32(len(v))}
+	return h.src.register("buffers", sys.UringUpdateBuffers, unsafe.Pointer(&arg), int(unsafe.Sizeof(arg)))
 }
 
 // RegisterFile makes a file known by an index, for entries with

@@ -30,7 +30,7 @@ func (c *counter) Complete(r *block.Request) {
 	if r.Status != block.OK {
 		c.failed.Add(1)
 	}
-	c.left.Add(-1)
+	c.count(1)
 }
 
 func (c *counter) Post(batch []*block.Request) {
@@ -39,7 +39,11 @@ func (c *counter) Post(batch []*block.Request) {
 			c.failed.Add(1)
 		}
 	}
-	if c.left.Add(-int64(len(batch))) == 0 {
+	c.count(len(batch))
+}
+
+func (c *counter) count(n int) {
+	if c.left.Add(-int64(n)) == 0 {
 		c.mu.Lock()
 		c.cond.Signal()
 		c.mu.Unlock()

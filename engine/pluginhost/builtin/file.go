@@ -34,6 +34,7 @@ func (filePlugin) Manifest() store.Manifest {
 			{Name: "size", Type: store.Size, Help: "create the file, or extend it, to this size; without it the file must exist"},
 			{Name: "direct", Type: store.Bool, Help: "bypass the host's page cache (O_DIRECT)"},
 			{Name: "workers", Type: store.Int, Help: fmt.Sprintf("how many requests may wait for the disk at once, 1 to %d; default %d", maxWorkers, defaultWorkers)},
+			{Name: "io", Type: store.String, Help: ioHelp},
 		},
 	}
 }
@@ -47,11 +48,15 @@ func (filePlugin) Open(ctx context.Context, o store.Options) (store.Device, erro
 		}
 		workers = int(n)
 	}
+	way, err := wayOf(o)
+	if err != nil {
+		return nil, fmt.Errorf("volume %q, plugin file: %w", o.Volume, err)
+	}
 	f, err := openFile(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("volume %q, plugin file: %w", o.Volume, err)
 	}
-	d := &fileDevice{openedFile: f}
+	d := &fileDevice{openedFile: f, ioWay: way}
 	d.sync.call = d.syncFile
 	d.queue.init(workers, d.work)
 	return d, nil
@@ -62,6 +67,7 @@ func (filePlugin) Open(ctx context.Context, o store.Options) (store.Device, erro
 // Locks: queue.mu and sync.mu; neither is taken while the other is held.
 type fileDevice struct {
 	openedFile
+	ioWay
 	queue fileQueue
 	sync  syncer
 
@@ -89,7 +95,16 @@ func (d *fileDevice) Info() block.Info {
 
 // Channel implements store.Device.
 func (d *fileDevice) Channel(done store.Completer) (store.Channel, error) {
-	return &fileChannel{dev: d, done: done, cached: !d.direct}, nil
+	c := &fileChannel{dev: d, done: done, cached: !d.direct && !d.ringOnly}
+	if !d.ring {
+		return c, nil
+	}
+	ring, err := newFileRing(c, done)
+	if err != nil && d.ringOnly {
+		return nil, err
+	}
+	c.ring = ring // nil: the workers do it
+	return c, nil
 }
 
 // Close ends the workers, waits for them, and closes the file, which also
@@ -104,38 +119,55 @@ func (d *fileDevice) syncFile() block.Status {
 	return block.Status(fdatasync(d.fd))
 }
 
-// fileChannel is one reactor's way to the workers.
+// fileChannel is one reactor's way to the file: by itself, by the reactor's ring,
+// or by the workers.
 type fileChannel struct {
 	dev    *fileDevice
 	done   store.Completer
+	ring   *fileRing         // nil: all goes to the workers
 	cached bool              // reads try the page cache first
 	stage  []job             // reused by Submit
 	iov    [64]syscall.Iovec // reused by Submit
 }
 
 // Submit implements store.Channel: reads that the page cache can answer are
-// answered at once, the rest goes to the workers in one piece.
+// answered at once, the rest goes to the ring at the end of the turn, or to the
+// workers in one piece.
 func (c *fileChannel) Submit(batch []*block.Request) {
+	look, writes := c.lookFirst(batch), c.ringWrites(batch)
 	for _, r := range batch {
 		if r.Op == block.OpRead {
 			r.Filled = 0
-			if c.cached && r.Length <= maxCachedRead && c.readCached(r) {
+			if look && r.Length <= maxCachedRead && c.readCached(r) {
 				c.done.Complete(r)
 				continue
 			}
+		}
+		if c.ring != nil && c.ring.takes(r, writes) {
+			c.ring.begin(r, r.Filled)
+			continue
 		}
 		c.stage = append(c.stage, job{r: r, ch: c})
 	}
 	if len(c.stage) > 0 {
 		c.dev.sync.stamp(c.stage)
-		c.dev.queue.push(c.stage)
-		clear(c.stage)
-		c.stage = c.stage[:0]
+		c.hand()
 	}
 }
 
+// hand gives the staged jobs to the workers.
+func (c *fileChannel) hand() {
+	c.dev.queue.push(c.stage)
+	clear(c.stage)
+	c.stage = c.stage[:0]
+}
+
 // Close implements store.Channel.
-func (c *fileChannel) Close() {}
+func (c *fileChannel) Close() {
+	if c.ring != nil {
+		c.ring.close()
+	}
+}
 
 // maxCachedRead bounds what a reactor copies out of the page cache by
 // itself, in bytes; above it a worker's copy beside the reactor is better

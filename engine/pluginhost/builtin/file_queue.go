@@ -25,6 +25,7 @@ type job struct {
 	ch *fileChannel
 	// failures is how many syncs had failed when r was submitted.
 	failures uint64
+	written  bool // all but the sync is done
 }
 
 // maxRun bounds how many quick requests a worker takes at once, and so how

@@ -84,7 +84,10 @@ func (w *worker) run(jobs []job) {
 
 // do does one job, to its end or to where the syncer takes it over.
 func (w *worker) do(j job) {
-	st, sync := w.serve(j.r)
+	st, sync := block.OK, true
+	if !j.written {
+		st, sync = w.serve(j.r)
+	}
 	if sync && st == block.OK {
 		w.post() // not to be held up by what follows
 		w.d.sync.join(w, j)

@@ -39,6 +39,7 @@ func (c *completer) Complete(r *block.Request) {
 	defer c.mu.Unlock()
 	c.inline++
 	c.take(r)
+	c.changed.Broadcast() // a reactor's ring completes after Submit, too
 }
 
 func (c *completer) Post(batch []*block.Request) {

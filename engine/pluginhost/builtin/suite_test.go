@@ -30,7 +30,7 @@ func kinds() []kind {
 	mounted := func(kind string) func(testing.TB) string {
 		return func(t testing.TB) string { return mountAt(t, kind, "") }
 	}
-	return []kind{
+	return append(ringKinds(), []kind{
 		{"memory", func(t testing.TB, size uint64) *disk { return openDisk(t, Memory(), sizeOptions(size)) }},
 		{"file", file(temp, false)},
 		{"file direct", file(temp, true)},
@@ -44,7 +44,7 @@ func kinds() []kind {
 			o.Bools["direct"] = true
 			return openDisk(t, File(), o)
 		}},
-	}
+	}...)
 }
 
 // model is what a region of a disk has to hold.

@@ -1,0 +1,258 @@
+package builtin
+
+import (
+	"fmt"
+	"syscall"
+	"unsafe"
+
+	"blockengine/engine/iouring"
+	"blockengine/engine/sys"
+	"blockengine/sdk/block"
+	"blockengine/sdk/store"
+)
+
+// ringed is a Completer on a reactor that has a ring. Complete may be called at
+// any time on that reactor.
+type ringed interface {
+	store.Completer
+	Ring() (*iouring.Hub, error)
+}
+
+// ringOps is what a channel asks of the kernel's rings.
+var ringOps = []uint8{sys.UringOpRead, sys.UringOpWrite, sys.UringOpReadv, sys.UringOpWritev, sys.UringOpReadFix, sys.UringOpWriteFix}
+
+// ringSegments is how many segments of a request go into one entry; the rest
+// goes into the next one, as after a short read.
+const ringSegments = 64
+
+// fileRing carries out reads and writes of a channel through the ring of its
+// reactor. What it cannot do, it gives to the workers.
+type fileRing struct {
+	ch   *fileChannel
+	user *iouring.User
+	ops  []*ringOp // by the entries' values
+	free []uint32  // places in ops
+	base uint64    // the address of a registered buffer's first byte: 0 for a driver's pages; a test's lie somewhere
+}
+
+// ringOp is a request that the kernel has.
+type ringOp struct {
+	place  uint32
+	r      *block.Request
+	moved  uint64 // bytes
+	iov    []syscall.Iovec
+	fixed  bool   // the payload is a registered buffer
+	buffer uint16 // its place
+	async  bool   // by a thread of the kernel's, since it would not do it at once
+	// failures is how many syncs had failed when r was submitted.
+	failures uint64
+}
+
+// newFileRing joins the ring of the reactor that done is on.
+func newFileRing(ch *fileChannel, done store.Completer) (*fileRing, error) {
+	on, ok := done.(ringed)
+	if !ok {
+		return nil, fmt.Errorf("plugin file: io = %q works where the plugin is linked into the engine only; use io = %q", ioRing, ioAuto)
+	}
+	hub, err := on.Ring()
+	if err != nil {
+		return nil, fmt.Errorf("plugin file: %w", err)
+	}
+	x := &fileRing{ch: ch}
+	if x.user, err = hub.Join(x, true); err != nil {
+		return nil, fmt.Errorf("plugin file: %w", err)
+	}
+	return x, nil
+}
+
+// takes reports whether the ring is a way for r; writes says that it is for those
+// of r's batch. Durable writes have no place there, as each needs an open file of
+// its own, see worker.dsyncFD.
+func (x *fileRing) takes(r *block.Request, writes bool) bool {
+	d := x.ch.dev
+	switch r.Op {
+	case block.OpRead:
+	case block.OpWrite:
+		if !writes || d.readOnly || r.Flags&block.FUA != 0 {
+			return false
+		}
+	default:
+		return false
+	}
+	if d.direct {
+		return d.alignedMemory(r)
+	}
+	return r.Length <= maxRingCopy
+}
+
+// begin has the kernel do r, from byte moved on.
+func (x *fileRing) begin(r *block.Request, moved uint64) {
+	op := x.op(r)
+	op.moved = moved
+	x.enter(op)
+}
+
+// op gives a place to a request.
+func (x *fileRing) op(r *block.Request) *ringOp {
+	if len(x.free) == 0 {
+		x.free = append(x.free, uint32(len(x.ops)))
+		x.ops = append(x.ops, &ringOp{place: uint32(len(x.ops)), iov: make([]syscall.Iovec, 0, 8)})
+	}
+	op := x.ops[x.free[len(x.free)-1]]
+	x.free = x.free[:len(x.free)-1]
+	op.r, op.fixed, op.async = r, false, false
+	return op
+}
+
+// enter fills in an entry for what is left of an op.
+func (x *fileRing) enter(op *ringOp) {
+	r := op.r
+	e := x.user.Get(uint64(op.place))
+	e.Fd, e.Off = int32(x.ch.dev.fd), r.Offset+op.moved
+	if op.async {
+		e.Flags = sys.UringAsync
+	}
+	plain, vectored, fixed := uint8(sys.UringOpRead), uint8(sys.UringOpReadv), uint8(sys.UringOpReadFix)
+	if r.Op == block.OpWrite {
+		plain, vectored, fixed = sys.UringOpWrite, sys.UringOpWritev, sys.UringOpWriteFix
+	}
+	if op.fixed {
+		e.Opcode, e.BufIndex, e.Addr, e.Len = fixed, op.buffer, x.base+op.moved, uint32(r.Length-op.moved)
+		return
+	}
+	op.iov = op.segments()
+	if len(op.iov) == 1 {
+		e.Opcode, e.Addr, e.Len = plain, uint64(uintptr(unsafe.Pointer(op.iov[0].Base))), uint32(op.iov[0].Len)
+		return
+	}
+	e.Opcode, e.Addr, e.Len = vectored, uint64(uintptr(unsafe.Pointer(unsafe.SliceData(op.iov)))), uint32(len(op.iov))
+}
+
+// segments describes what is left of the payload, or as much as one entry takes.
+// The kernel reads the description when the entry is submitted; it stands in the
+// op until then.
+func (op *ringOp) segments() []syscall.Iovec {
+	if want := min(len(op.r.Data), ringSegments); cap(op.iov) < want {
+		op.iov = make([]syscall.Iovec, 0, ringSegments)
+	}
+	iov := op.iov[:cap(op.iov)]
+	return iov[:fillIovecs(iov, op.r, op.moved)]
+}
+
+// Reap takes what the kernel has done.
+func (x *fileRing) Reap(c iouring.CQE) {
+	op := x.ops[c.UserData]
+	if c.Res > 0 {
+		x.moved(op, uint64(c.Res))
+		return
+	}
+	switch errno := syscall.Errno(-c.Res); errno {
+	case 0: // the file ends inside the disk; a write that makes no progress would spin
+		x.end(op, block.EIO)
+	case syscall.EINTR:
+		x.enter(op)
+	case syscall.EAGAIN, syscall.ECANCELED:
+		x.otherwise(op, block.Status(errno))
+	default:
+		x.end(op, block.Status(errno))
+	}
+}
+
+// moved counts bytes, and goes on if that was not all.
+func (x *fileRing) moved(op *ringOp, n uint64) {
+	op.moved += n
+	if op.r.Op == block.OpRead {
+		op.r.Filled = op.moved
+	}
+	d := x.ch.dev
+	switch {
+	case op.moved >= op.r.Length:
+		x.end(op, block.OK)
+	case d.direct && op.moved%uint64(d.info.BlockSize) != 0:
+		x.end(op, block.EIO) // direct I/O cannot go on inside a block
+	default:
+		x.enter(op)
+	}
+}
+
+// otherwise does what the kernel would not do now by a thread that may wait: a
+// worker, or, where the payload is not in this process, one of the kernel's.
+func (x *fileRing) otherwise(op *ringOp, st block.Status) {
+	switch {
+	case !op.fixed:
+		r := op.r
+		x.drop(op)
+		x.ch.stage = append(x.ch.stage, job{r: r, ch: x.ch})
+		x.ch.dev.sync.stamp(x.ch.stage)
+		x.ch.hand()
+	case !op.async:
+		op.async = true
+		x.enter(op)
+	default:
+		x.end(op, st)
+	}
+}
+
+// end gives a request back.
+func (x *fileRing) end(op *ringOp, st block.Status) {
+	r, sync := op.r, op.fixed && op.r.Flags&block.FUA != 0
+	failures := op.failures
+	x.drop(op)
+	if sync && st == block.OK {
+		x.ch.stage = append(x.ch.stage, job{r: r, ch: x.ch, failures: failures, written: true})
+		x.ch.hand()
+		return
+	}
+	r.Status = st
+	x.ch.done.Complete(r)
+}
+
+// drop gives up an op's place.
+func (x *fileRing) drop(op *ringOp) {
+	clear(op.iov[:cap(op.iov)])
+	op.r = nil
+	x.free = append(x.free, op.place)
+}
+
+// Reaped implements iouring.Handler.
+func (x *fileRing) Reaped() {}
+
+// Failed leaves a ring that has failed to what it has: the kernel may still move
+// their bytes, so they never end. All else goes to the workers.
+func (x *fileRing) Failed(error) { x.ch.ring = nil }
+
+// close leaves the ring. Nothing is outstanding.
+func (x *fileRing) close() { x.user.Leave(nil) }
+
+// FixedMax implements volume.FixedStore: how many bytes a request may have whose
+// payload is a buffer that is registered with h. Such buffers are a driver's
+// pages, which are aligned to sectors; not every disk takes that past the page
+// cache.
+func (c *fileChannel) FixedMax(h *iouring.Hub) uint64 {
+	if c.ring == nil || c.ring.user.Hub() != h || c.dev.direct && c.dev.memAlign > 512 {
+		return 0
+	}
+	return maxFixed
+}
+
+// maxFixed bounds a request with a registered buffer, in bytes.
+const maxFixed = 32 << 20
+
+// SubmitFixed implements volume.FixedStore. A durable write is a write and a
+// sync, which it shares with others.
+func (c *fileChannel) SubmitFixed(r *block.Request, buffer uint16) {
+	switch {
+	case c.ring == nil:
+		r.Status = block.EIO
+		c.done.Complete(r)
+		return
+	case r.Op.Modifies() && c.dev.readOnly:
+		r.Status = block.EROFS
+		c.done.Complete(r)
+		return
+	}
+	r.Filled = 0
+	op := c.ring.op(r)
+	op.moved, op.fixed, op.buffer, op.failures = 0, true, buffer, c.dev.sync.failures.Load()
+	c.ring.enter(op)
+}
