@@ -50,6 +50,12 @@ type device struct {
 	cancel context.CancelFunc
 	opened chan struct{} // closed when nobody is at opening any more
 	dev    store.Device  // nil if it could not be opened; after opened only
+
+	changes changes
+	life    context.Context // ends when the disk is to be closed
+	end     context.CancelFunc
+	asking  sync.Mutex // held while the disk is asked what it is like, and closed
+	closed  bool       // guarded by asking
 }
 
 // channel is a region that is served, or is about to be.
@@ -99,12 +105,17 @@ func (s *server) OpenDevice(ctx context.Context, m *control.OpenDevice) (*contro
 	}
 	o.Volume, o.ReadOnly = m.Volume, m.ReadOnly
 	opening, cancel := context.WithCancel(ctx)
-	d := &device{cancel: cancel, opened: make(chan struct{})}
+	d := newDevice(cancel)
 	if err := s.addDevice(m.Device, d); err != nil {
 		cancel()
 		return nil, err
 	}
 	d.dev, err = s.opt.Store.Open(opening, o)
+	if err != nil {
+		d.dev = nil
+	} else {
+		d.changes.watch(d.dev)
+	}
 	close(d.opened)
 	if err == nil {
 		err = ctx.Err() // given up: its CloseDevice may have been and gone
@@ -117,6 +128,12 @@ func (s *server) OpenDevice(ctx context.Context, m *control.OpenDevice) (*contro
 	}
 	info := control.InfoOf(d.dev.Info())
 	return &info, nil
+}
+
+func newDevice(cancel context.CancelFunc) *device {
+	d := &device{cancel: cancel, opened: make(chan struct{})}
+	d.life, d.end = context.WithCancel(context.Background())
+	return d
 }
 
 // takeDevice takes a device out: who gets it closes it.
@@ -149,10 +166,15 @@ func (s *server) CloseDevice(_ context.Context, m *control.CloseDevice) (*contro
 
 func (d *device) close() error {
 	d.cancel()
+	d.end()
+	d.changes.end()
 	<-d.opened
 	if d.dev == nil {
 		return nil
 	}
+	d.asking.Lock()
+	defer d.asking.Unlock()
+	d.closed = true
 	return d.dev.Close()
 }
 
@@ -211,17 +233,10 @@ func (s *server) worker(m *control.OpenChannel, f ringFiles) (*worker, error) {
 	if s.opt.Protocol != nil {
 		return serveMachine(s.opt.Protocol, f, m.Layout, o)
 	}
-	s.mu.Lock()
-	d := s.devices[m.Device]
-	s.mu.Unlock()
-	if d == nil {
+	d, err := s.open(m.Device)
+	if err != nil {
 		closeAll([]int{f.Memory, f.Bell})
-		return nil, fmt.Errorf("device %d is not open", m.Device)
-	}
-	<-d.opened
-	if d.dev == nil {
-		closeAll([]int{f.Memory, f.Bell})
-		return nil, fmt.Errorf("device %d could not be opened", m.Device)
+		return nil, err
 	}
 	return serveChannel(d.dev, f, m.Layout, o)
 }

@@ -63,6 +63,9 @@ type Device interface {
 	// Info describes the disk. A flush on one channel must cover what was
 	// acknowledged on any (CapFlushCoversAll); a device that cannot promise
 	// it leaves the capability out and the engine flushes every channel.
+	// It is called from any goroutine, and must not block. What it says may
+	// change while the disk is open: see Changing and Rescanner. A disk may
+	// grow; one that has become smaller, or another one, stops its volume.
 	Info() block.Info
 	// Channel is called on the reactor that will use the channel.
 	Channel(done Completer) (Channel, error)

@@ -10,12 +10,15 @@ import (
 // know it ignores.
 const (
 	Major   = 1
-	Minor   = MapMemoryMinor
+	Minor   = DeviceInfoMinor
 	Version = Major<<16 | Minor
 )
 
 // MapMemoryMinor is the first minor version that knows MapMemory and ForgetMemory.
 const MapMemoryMinor = 1
+
+// DeviceInfoMinor is the first minor version that knows DeviceInfo and WatchDevice.
+const DeviceInfoMinor = 2
 
 // MaxMessage is the most bytes that a message may have, either way.
 const MaxMessage = 1 << 20
@@ -80,6 +83,27 @@ func InfoOf(i block.Info) Info { return Info(i) }
 
 // Block is the inverse of InfoOf.
 func (i Info) Block() block.Info { return block.Info(i) }
+
+// DeviceInfo asks for the description of a disk that is open. The answer is its
+// Info.
+type DeviceInfo struct {
+	Device uint64 `json:"device"`
+	Rescan bool   `json:"rescan,omitempty"` // have the plugin look first, if it can
+}
+
+// WatchDevice asks to be told when a disk's description is another. The answer
+// comes when it has changed more often than Seen says, or when the disk is closed;
+// or at once, if the plugin never tells.
+type WatchDevice struct {
+	Device uint64 `json:"device"`
+	Seen   uint64 `json:"seen"` // Changes of the answer before; 0 at first
+}
+
+// DeviceChanges answers WatchDevice.
+type DeviceChanges struct {
+	Changes uint64 `json:"changes"`         // so far
+	Never   bool   `json:"never,omitempty"` // nothing will be told: do not ask again
+}
 
 // CloseDevice closes a disk whose channels are closed.
 type CloseDevice struct {

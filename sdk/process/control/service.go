@@ -31,6 +31,8 @@ func Handshake() plugin.HandshakeConfig {
 type Server interface {
 	Hello(ctx context.Context, m *Hello) (*Manifest, error)
 	OpenDevice(ctx context.Context, m *OpenDevice) (*Info, error)
+	DeviceInfo(ctx context.Context, m *DeviceInfo) (*Info, error)
+	WatchDevice(ctx context.Context, m *WatchDevice) (*DeviceChanges, error)
 	CloseDevice(ctx context.Context, m *CloseDevice) (*Done, error)
 	OpenChannel(ctx context.Context, m *OpenChannel) (*Done, error)
 	CloseChannel(ctx context.Context, m *CloseChannel) (*Done, error)
@@ -51,6 +53,8 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 		Methods: []grpc.MethodDesc{
 			method("Hello", Server.Hello),
 			method("OpenDevice", Server.OpenDevice),
+			method("DeviceInfo", Server.DeviceInfo),
+			method("WatchDevice", Server.WatchDevice),
 			method("CloseDevice", Server.CloseDevice),
 			method("OpenChannel", Server.OpenChannel),
 			method("CloseChannel", Server.CloseChannel),
@@ -94,6 +98,16 @@ func (c *Client) Hello(ctx context.Context, m *Hello) (*Manifest, error) {
 // OpenDevice opens a disk, which may take as long as ctx lets it.
 func (c *Client) OpenDevice(ctx context.Context, m *OpenDevice) (*Info, error) {
 	return call[Info](ctx, c, "OpenDevice", m)
+}
+
+// DeviceInfo asks what a disk is like now.
+func (c *Client) DeviceInfo(ctx context.Context, m *DeviceInfo) (*Info, error) {
+	return call[Info](ctx, c, "DeviceInfo", m)
+}
+
+// WatchDevice waits until a disk is like something else.
+func (c *Client) WatchDevice(ctx context.Context, m *WatchDevice) (*DeviceChanges, error) {
+	return call[DeviceChanges](ctx, c, "WatchDevice", m)
 }
 
 // CloseDevice closes a disk.

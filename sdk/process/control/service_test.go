@@ -40,6 +40,17 @@ func (f *fake) OpenDevice(_ context.Context, m *OpenDevice) (*Info, error) {
 	return &i, nil
 }
 
+func (f *fake) DeviceInfo(_ context.Context, m *DeviceInfo) (*Info, error) {
+	f.seen = *m
+	i := InfoOf(fakeInfo)
+	return &i, nil
+}
+
+func (f *fake) WatchDevice(_ context.Context, m *WatchDevice) (*DeviceChanges, error) {
+	f.seen = *m
+	return &DeviceChanges{Changes: m.Seen + 1, Never: true}, nil
+}
+
 func (f *fake) CloseDevice(_ context.Context, m *CloseDevice) (*Done, error) {
 	f.seen = *m
 	return &Done{}, nil
@@ -117,6 +128,20 @@ func TestCalls(t *testing.T) {
 			}
 			return err
 		}, open},
+		{"device info", func() error {
+			i, err := c.DeviceInfo(ctx, &DeviceInfo{Device: 2, Rescan: true})
+			if err == nil && i.Block() != fakeInfo {
+				t.Errorf("the disk is %+v", i.Block())
+			}
+			return err
+		}, DeviceInfo{Device: 2, Rescan: true}},
+		{"watch device", func() error {
+			d, err := c.WatchDevice(ctx, &WatchDevice{Device: 2, Seen: 4})
+			if err == nil && *d != (DeviceChanges{Changes: 5, Never: true}) {
+				t.Errorf("changes %+v", d)
+			}
+			return err
+		}, WatchDevice{Device: 2, Seen: 4}},
 		{"close device", func() error { return c.CloseDevice(ctx, &CloseDevice{Device: 2}) }, CloseDevice{Device: 2}},
 		{"open channel", func() error { return c.OpenChannel(ctx, &channel) }, channel},
 		{"close channel", func() error { return c.CloseChannel(ctx, &CloseChannel{Channel: 8}) }, CloseChannel{Channel: 8}},
