@@ -77,7 +77,15 @@ func shadowed(t *testing.T, e *engine) {
 		t.Error(err)
 		return
 	}
-	steps, err := e.tryUpgrade(built.nbd2, "--shadow", "2s")
+	shadowThenUpgrade(t, e, built.nbd2)
+	for _, version := range []string{built.nbd, built.nbd2, "builtin:nbd"} {
+		replaysTheSame(t, file, version)
+	}
+}
+
+// shadowThenUpgrade has a version that does the same run as a shadow and take over.
+func shadowThenUpgrade(t *testing.T, e *engine, file string) {
+	steps, err := e.tryUpgrade(file, "--shadow", "2s")
 	if err != nil {
 		t.Error(err)
 		return
@@ -92,17 +100,19 @@ func shadowed(t *testing.T, e *engine) {
 	if !told {
 		t.Errorf("nothing is told of the shadow: %v", steps)
 	}
-	for _, version := range []string{built.nbd, built.nbd2, "builtin:nbd"} {
-		p, err := spawn(built.engine, "plugin", "replay", file, version)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		<-p.done
-		if p.err != nil || !strings.Contains(p.out.String(), "no difference") {
-			t.Errorf("replay over %s: %v\n%s%s", filepath.Base(version), p.err, p.out.String(), p.log.String())
-		} else {
-			t.Logf("replay over %s: %s", filepath.Base(version), p.out.String())
-		}
+}
+
+// replaysTheSame hands a recording to a version that does the same.
+func replaysTheSame(t *testing.T, file, version string) {
+	p, err := spawn(built.engine, "plugin", "replay", file, version)
+	if err != nil {
+		t.Error(err)
+		return
 	}
+	<-p.done
+	if p.err != nil || !strings.Contains(p.out.String(), "no difference") {
+		t.Errorf("replay over %s: %v\n%s%s", filepath.Base(version), p.err, p.out.String(), p.log.String())
+		return
+	}
+	t.Logf("replay over %s: %s", filepath.Base(version), p.out.String())
 }
