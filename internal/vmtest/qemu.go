@@ -25,9 +25,11 @@ const firstSlot = 0x10
 // counts the timer's ticks at the start, where it would panic for too few. It
 // still complains of tasks that wait for I/O for too long. The other CPUs come
 // from the guest's init: while it boots, the kernel rewrites its own code, and
-// QEMU's threads now and then execute what was there a moment before.
+// QEMU's threads now and then execute what was there a moment before. How long a
+// jiffy takes is said (lpj), near enough: measuring it takes the other CPU a second
+// and more.
 const kernelArguments = "console=ttyS0 quiet loglevel=5 log_buf_len=1M panic=-1 nokaslr mitigations=off " +
-	"maxcpus=1 tsc=reliable no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+	"maxcpus=1 tsc=reliable lpj=10000000 no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 
 // arguments of QEMU: a machine without anything but what is named here.
 func (vm *VM) arguments(img guest.Image) []string {

@@ -119,6 +119,15 @@ func Start(t testing.TB, o Options) *VM {
 	return vm
 }
 
+// Lend has a test use a guest that belongs to another one, which is above it and
+// waits for it: what goes wrong until the end of t is the failure of t. Close, and
+// the Cleanup of the guest, stay its owner's.
+func (vm *VM) Lend(t testing.TB) {
+	owner := vm.t
+	vm.t = t
+	t.Cleanup(func() { vm.t = owner })
+}
+
 // boot starts QEMU, which connects to our sockets, and waits for the agent.
 func (vm *VM) boot(img guest.Image) {
 	vm.t.Helper()

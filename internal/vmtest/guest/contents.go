@@ -22,7 +22,7 @@ var Tools = []Tool{
 var Programs = []Tool{
 	{"dash", "dash"}, // busybox's shell takes its own applets before any program of that name
 	{"fio", "fio"},
-	{"mkfs.ext4", "e2fsprogs"}, {"fsck.ext4", "e2fsprogs"},
+	{"mkfs.ext4", "e2fsprogs"}, {"fsck.ext4", "e2fsprogs"}, {"resize2fs", "e2fsprogs"},
 	{"mkfs.xfs", "xfsprogs"}, {"xfs_repair", "xfsprogs"},
 	{"sfdisk", "fdisk"},
 	{"blkdiscard", "util-linux"}, {"fstrim", "util-linux"},

@@ -22,7 +22,7 @@ import (
 func TestFigures(t *testing.T) {
 	vmtest.Require(t)
 	nbdtest.Require(t, "nbd-client", "nbd-client")
-	g := bootWith(t, kinds[0], peers(t))
+	g := &guest{VM: boot(t, vmtest.DefaultKernel(), peers(t)), kind: ublkKind, kernel: vmtest.DefaultKernel(), t: t}
 	g.keys = "queues = 1\ndepth = 64\n"
 	g.load("")
 	g.configure("", volume{name: "null", plugin: "null", options: "size = \"1GiB\"\n", device: 0})

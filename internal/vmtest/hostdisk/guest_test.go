@@ -1,7 +1,6 @@
 package hostdisk_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"blockengine/internal/vmtest"
+	vmguest "blockengine/internal/vmtest/guest"
 )
 
 // long is set for loads that take their time.
@@ -27,10 +27,10 @@ type kind struct {
 	command  string // of the engine, for these devices
 }
 
-var kinds = []kind{
-	{"ublk", "ublk_drv", "ublkb", "queues = 2\n", "ublk"},
-	{"nbd-kernel", "nbd", "nbd", "connections = 2\n", "nbd-kernel"},
-}
+var (
+	ublkKind = kind{"ublk", "ublk_drv", "ublkb", "queues = 2\n", "ublk"}
+	kinds    = []kind{ublkKind, {"nbd-kernel", "nbd", "nbd", "connections = 2\n", "nbd-kernel"}}
+)
 
 // expected are what the kernel says of what tests do: the drivers' messages about
 // servers that die, and errors of devices that were taken from under a load.
@@ -45,20 +45,6 @@ func (g *guest) checkLog() {
 			g.t.Errorf("the guest's kernel says, at level %d: %s", r.Level, r.Text)
 		}
 	}
-}
-
-// each runs a test for both frontends, each in a guest of its own.
-func each(t *testing.T, run func(t *testing.T, g *guest)) {
-	vmtest.Require(t)
-	for _, k := range kinds {
-		t.Run(k.frontend, func(t *testing.T) { run(t, boot(t, k)) })
-	}
-}
-
-// bootFor boots a guest for one kind.
-func bootFor(t *testing.T, i int) *guest {
-	vmtest.Require(t)
-	return boot(t, kinds[i])
 }
 
 // programs are built once for the test process, outside of any test's directory.
@@ -109,21 +95,16 @@ func builtPrograms() (map[string]string, error) {
 type guest struct {
 	*vmtest.VM
 	kind
-	t testing.TB
+	kernel vmguest.Kernel
+	t      testing.TB
 }
 
 // waitLimit bounds every wait for a guest.
 const waitLimit = 2 * time.Minute
 
-// boot starts a guest that reaches this host as 10.0.2.2. The frontend's module
-// is not loaded yet.
-func boot(t *testing.T, k kind) *guest {
-	t.Helper()
-	return bootWith(t, k, nil)
-}
-
-// bootWith is boot with more files of this host.
-func bootWith(t *testing.T, k kind, more map[string]string) *guest {
+// boot starts a guest that reaches this host as 10.0.2.2, with the engine and more
+// files of this host. The frontends' modules are not loaded yet.
+func boot(t *testing.T, k vmguest.Kernel, more map[string]string) *vmtest.VM {
 	t.Helper()
 	used = true
 	files, err := programs()
@@ -137,20 +118,13 @@ func bootWith(t *testing.T, k kind, more map[string]string) *guest {
 		}
 	}
 	vm := vmtest.Start(t, vmtest.Options{
-		Memory: 1024, Limit: waitLimit, Modules: []string{"virtio_net", "xfs"}, Files: all,
+		Kernel: k, Memory: 1024, Limit: waitLimit, Modules: []string{"virtio_net", "xfs"}, Files: all,
 		Args: []string{"-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="},
 	})
-	g := &guest{vm, k, t}
-	g.MustRun(`
+	vm.MustRun(`
 		ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up
 		mkdir -p /etc && echo 'root:x:0:0:root:/root:/bin/sh' >/etc/passwd && echo 'user:x:1000:1000:user:/tmp:/bin/sh' >>/etc/passwd`)
-	t.Cleanup(func() {
-		if t.Failed() {
-			out, _ := vm.Run(context.Background(), "tail -n 60 /run/e.log; tail -n 20 /run/nk.log; dmesg | tail -n 40")
-			t.Logf("the engine said, and the kernel:\n%s", out)
-		}
-	})
-	return g
+	return vm
 }
 
 // sh runs a command with the functions of engine.sh; it must succeed.
@@ -181,12 +155,12 @@ type volume struct {
 	server                      string // address of its path
 	device                      int    // -1: the kernel's choice
 	export                      string // more lines of [[export]]
-	local                       bool   // it answers at once
+	patience                    string // request_timeout of frontend nbd-kernel: its kernel looks at requests of a connection that is gone when their time is over
 }
 
 // file is a volume in a file of the guest's memory, as device n.
 func file(name string, mib, n int) volume {
-	return volume{name: name, plugin: "file", local: true, options: fmt.Sprintf("path = \"/tmp/%s.img\"\nsize = \"%dMiB\"\n", name, mib),
+	return volume{name: name, plugin: "file", patience: "1s", options: fmt.Sprintf("path = \"/tmp/%s.img\"\nsize = \"%dMiB\"\n", name, mib),
 		more: "timeout = \"1s\"\nfence = \"0s\"\n", device: n}
 }
 
@@ -201,10 +175,8 @@ func (g *guest) configure(plugins string, volumes ...volume) {
 			fmt.Fprintf(&b, "[[volume.path]]\naddress = %q\n", v.server)
 		}
 		fmt.Fprintf(&b, "[[export]]\nname = %q\nvolume = %q\nfrontend = %q\n%s%s", v.name, v.name, g.frontend, g.keys, v.export)
-		if v.local && g.frontend == "nbd-kernel" {
-			// The kernel looks at requests of a connection that is gone when their
-			// time is over.
-			b.WriteString("request_timeout = \"2s\"\n")
+		if g.frontend == "nbd-kernel" && v.patience != "" {
+			fmt.Fprintf(&b, "request_timeout = %q\n", v.patience)
 		}
 		if v.device >= 0 {
 			fmt.Fprintf(&b, "device = %d\n", v.device)

@@ -14,43 +14,64 @@ import (
 const wasmPlugin = "[[plugin]]\nname = \"nbd\"\nruntime = \"wasm\"\npath = \"/lib/nbd.wasm\"\n"
 
 // remote is a volume on a server of this host, whose disk lives as long as it does.
+// Requests that a killed engine had wait in the kernel's NBD driver for its timeout
+// and fence together, and more.
 func remote(name, port string, n int) volume {
-	return volume{name: name, plugin: "nbd", server: "tcp:10.0.2.2:" + port, device: n,
-		more: "timeout = \"20s\"\nfence = \"500ms\"\non_lost_cache = \"trust\"\n"}
+	return volume{name: name, plugin: "nbd", server: "tcp:10.0.2.2:" + port, device: n, patience: "11s",
+		more: "timeout = \"10s\"\nfence = \"500ms\"\non_lost_cache = \"trust\"\n"}
 }
 
-// TestServer has volumes on NBD servers of this host: versions of the plugin, and
+// server has volumes on NBD servers of this host: versions of the plugin, and
 // servers, change under a load. For ublk, and in long runs, the plugin is in its
 // sandbox, which takes long to compile in the guest.
-func TestServer(t *testing.T) {
-	each(t, func(t *testing.T, g *guest) {
-		nbdkit := freePort(t)
-		nbdtest.StartProcess(t, "nbdkit", "-f", "-i", "127.0.0.1", "-p", nbdkit, "memory", "128M")
-		disk := nbdtest.NewDisk(256 << 20)
-		own := nbdtest.StartServer(t, nbdtest.ServerOptions{Network: "tcp", Exports: []nbdtest.Export{{Disk: disk, Size: 64 << 20}}})
-		_, port, _ := net.SplitHostPort(own.Addr())
-		plugin := wasmPlugin
-		if g.frontend != "ublk" && !long {
-			plugin = ""
-		}
-		g.load("")
-		g.configure(plugin, remote("w", nbdkit, 0), remote("r", port, 1))
-		g.step("start", func() {
-			g.sh("engine_start; await 60 size_is %s %d; await 60 size_is %s %d", g.dev(0), 128<<20, g.dev(1), 64<<20)
-		})
-		if plugin != "" {
-			g.step("upgrades under load", func() { upgrades(g) })
-		}
-		g.step("kill under load", func() { killRemote(g) })
-		g.step("server away during flush", func() { awayDuringFlush(g, own) })
-		g.step("a disk that grew", func() {
-			own.SetExports(nbdtest.Export{Disk: disk, Size: 96 << 20})
-			own.KillAll(nbdtest.FIN)
-			grown(g, 64<<20, 96<<20)
-		})
-		g.none()
-		g.checkLog()
+func server(g *guest) {
+	nbdkit := freePort(g.t)
+	nbdtest.StartProcess(g.t, "nbdkit", "-f", "-i", "127.0.0.1", "-p", nbdkit, "memory", "128M")
+	own, port := growing(g)
+	plugin := wasmPlugin
+	if g.frontend != "ublk" && !long {
+		plugin = ""
+	}
+	g.load("")
+	g.configure(plugin, remote("w", nbdkit, 0), remote("r", port, 1))
+	g.step("start", func() {
+		g.sh("engine_start; await 60 size_is %s %d; await 60 size_is %s %d", g.dev(0), 128<<20, g.dev(1), small)
 	})
+	if plugin != "" {
+		g.step("upgrades under load", func() { upgrades(g) })
+	}
+	g.step("kill under load", func() { killRemote(g) })
+	g.step("server away during flush", func() { awayDuringFlush(g, own.Server) })
+	g.step("a disk that grew", func() {
+		own.grow()
+		grown(g)
+	})
+}
+
+// Sizes of a disk before it grows, and after, in bytes.
+const (
+	small = 64 << 20
+	large = 96 << 20
+)
+
+// grower is a server of this host whose disk can grow.
+type grower struct {
+	*nbdtest.Server
+	disk *nbdtest.Disk
+}
+
+// growing starts one, and gives its port.
+func growing(g *guest) (s grower, port string) {
+	s.disk = nbdtest.NewDisk(256 << 20)
+	s.Server = nbdtest.StartServer(g.t, nbdtest.ServerOptions{Network: "tcp", Exports: []nbdtest.Export{{Disk: s.disk, Size: small}}})
+	_, port, _ = net.SplitHostPort(s.Addr())
+	return s, port
+}
+
+// grow has the disk grow, which the engine learns when it connects anew.
+func (s grower) grow() {
+	s.SetExports(nbdtest.Export{Disk: s.disk, Size: large})
+	s.KillAll(nbdtest.FIN)
 }
 
 func freePort(t testing.TB) string {
@@ -108,12 +129,12 @@ func awayDuringFlush(g *guest, s *nbdtest.Server) {
 
 // grown: the kernel learns it where it can; ublk can from Linux 6.16 on, and says
 // so before.
-func grown(g *guest, was, is int) {
+func grown(g *guest) {
 	if g.frontend != "ublk" {
-		g.sh("await 60 size_is %s %d", g.dev(1), is)
-		g.sh("dd if=/dev/urandom of=/dev/%s bs=1M seek=%d count=1 oflag=direct 2>&1", g.dev(1), is>>20-1)
+		g.sh("await 60 size_is %s %d", g.dev(1), large)
+		g.sh("dd if=/dev/urandom of=/dev/%s bs=1M seek=%d count=1 oflag=direct 2>&1", g.dev(1), large>>20-1)
 		return
 	}
-	g.sh("await 60 grep -q '%s.*6[.]16' /run/e.log; size_is %s %d", g.dev(1), g.dev(1), was)
+	g.sh("await 60 grep -q '%s.*6[.]16' /run/e.log; size_is %s %d", g.dev(1), g.dev(1), small)
 	g.sh("%s", fio("/dev/"+g.dev(1), "2M"))
 }
