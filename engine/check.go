@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"blockengine/engine/config"
+	"blockengine/engine/pluginhost/builtin"
 )
 
 // defaultFile is the configuration of commands that are given none.
@@ -28,7 +29,8 @@ func checkCommand() *cobra.Command {
 			}
 			defer p.close()
 			can := probeDevices(cmd.Context())
-			return sayFine(cmd.OutOrStdout(), p, append(can.lines(), sandboxNotes(p.cfg)...))
+			notes := append(can.lines(), fileWayNotes(p.cfg, builtin.RingUsable)...)
+			return sayFine(cmd.OutOrStdout(), p, append(notes, sandboxNotes(p.cfg)...))
 		})}
 	fileFlag(cmd, &file)
 	return cmd

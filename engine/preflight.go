@@ -54,6 +54,7 @@ func preflight(ctx context.Context, file string, serve bool, warn func(config.Pr
 		return nil, ctx.Err()
 	}
 	problems = append(problems, checkDevices(cfg, ublk.Probe, func() nbdkernel.Report { return nbdkernel.Probe(ctx) })...)
+	problems = append(problems, checkFileWays(cfg)...)
 	if !running { // else every socket is in use, by that engine
 		problems = append(problems, checkSockets(cfg)...)
 	}

@@ -48,15 +48,14 @@ func (filePlugin) Open(ctx context.Context, o store.Options) (store.Device, erro
 		}
 		workers = int(n)
 	}
-	way, err := wayOf(o)
-	if err != nil {
+	if err := CheckWay(o.Strings["io"]); err != nil {
 		return nil, fmt.Errorf("volume %q, plugin file: %w", o.Volume, err)
 	}
 	f, err := openFile(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("volume %q, plugin file: %w", o.Volume, err)
 	}
-	d := &fileDevice{openedFile: f, ioWay: way}
+	d := &fileDevice{openedFile: f, ioWay: ways[o.Strings["io"]]}
 	d.sync.call = d.syncFile
 	d.queue.init(workers, d.work)
 	return d, nil

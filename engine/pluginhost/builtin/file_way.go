@@ -5,7 +5,6 @@ import (
 
 	"blockengine/engine/iouring"
 	"blockengine/sdk/block"
-	"blockengine/sdk/store"
 )
 
 // Values of the option io.
@@ -20,25 +19,46 @@ const ioHelp = `who waits for the disk: "io_uring", the kernel; "threads", worke
 // ioWay says how a file's reads and writes are done.
 type ioWay struct {
 	ring     bool // through the reactor's ring, if it has one
-	ringOnly bool // for measurements: all that can be, and without a ring there is no disk
+	ringOnly bool // all that can be, and without a ring there is no disk
 }
 
-// wayOf chooses by the option io, and by what the kernel has.
-func wayOf(o store.Options) (ioWay, error) {
-	switch how := o.Strings["io"]; how {
-	case "", ioAuto:
-		return ioWay{ring: true}, nil
-	case ioThreads:
-		return ioWay{}, nil
-	case ioRing:
-		if err := iouring.Usable(ringOps...); err != nil {
-			return ioWay{}, fmt.Errorf("io = %q: %w; or use io = %q", ioRing, err, ioAuto)
-		}
-		return ioWay{ring: true, ringOnly: true}, nil
-	default:
-		return ioWay{}, fmt.Errorf("io = %q is none of the ways there are; give %q, %q or %q", how, ioAuto, ioThreads, ioRing)
-	}
+// ways are the values of the option io.
+var ways = map[string]ioWay{
+	"":        {ring: true},
+	ioAuto:    {ring: true},
+	ioThreads: {},
+	ioRing:    {ring: true, ringOnly: true},
 }
+
+// WayError says why a value of the option io cannot be taken.
+type WayError struct {
+	What string // continues the name of the option: `"fast" is no way of doing I/O`
+	Fix  string // how to mend it
+}
+
+// Error gives both parts on one line.
+func (e *WayError) Error() string { return "io " + e.What + ": " + e.Fix }
+
+// CheckWay says why the option io cannot have this value on this host, a
+// *WayError; nil: it can. Without the option, or with "auto", a file is served
+// on every host.
+func CheckWay(how string) error {
+	way, ok := ways[how]
+	switch {
+	case !ok:
+		return &WayError{fmt.Sprintf("%q is no way of doing I/O", how), fmt.Sprintf("give %q, %q or %q", ioAuto, ioThreads, ioRing)}
+	case !way.ringOnly:
+		return nil
+	}
+	if err := RingUsable(); err != nil {
+		return &WayError{fmt.Sprintf("%q cannot be had on this host", how), fmt.Sprintf("%v; or give %q", err, ioAuto)}
+	}
+	return nil
+}
+
+// RingUsable says why files cannot be read and written through io_uring on this
+// host; nil: they can.
+func RingUsable() error { return iouring.Usable(ringOps...) }
 
 // Where workers are better than the ring, past direct I/O (BenchmarkWays).
 const (

@@ -53,6 +53,7 @@ func TestOpenErrors(t *testing.T) {
 		{"character device", File(), fileOptions("/dev/null", 4096), []string{"character device"}},
 		{"no workers", File(), with(fileOptions(at("full"), 0), workers(0)), []string{"workers", "1 to 64"}},
 		{"too many workers", File(), with(fileOptions(at("full"), 0), workers(65)), []string{"workers", "1 to 64"}},
+		{"no way", File(), with(fileOptions(at("full"), 0), func(o *store.Options) { o.Strings["io"] = "fast" }), []string{"io", "fast", "auto", "threads", "io_uring"}},
 		{"odd size for direct", File(), with(fileOptions(at("full"), 0), func(o *store.Options) { o.Bools["direct"] = true }), []string{"5000", "multiple", "direct"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

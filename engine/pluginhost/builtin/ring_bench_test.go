@@ -128,7 +128,7 @@ type way struct {
 	ordered bool
 }
 
-func ways() (all []way) {
+func wayCases() (all []way) {
 	loads := []load{{op: block.OpRead, depth: 1, length: 4096}, {op: block.OpRead, depth: 64, length: 4096}, {op: block.OpRead, depth: 8, length: 256 << 10},
 		{op: block.OpWrite, depth: 1, length: 4096}, {op: block.OpWrite, depth: 2, length: 4096}, {op: block.OpWrite, depth: 4, length: 4096}, {op: block.OpWrite, depth: 8, length: 4096}, {op: block.OpWrite, depth: 16, length: 4096}, {op: block.OpWrite, depth: 64, length: 4096}, {op: block.OpWrite, depth: 8, length: 256 << 10}}
 	for _, kind := range []string{"direct", "cached", "cold"} {
@@ -182,7 +182,7 @@ func BenchmarkWays(b *testing.B) {
 	fill(b, d)
 	d.must(&block.Request{Op: block.OpFlush})
 	d.close()
-	for _, w := range ways() {
+	for _, w := range wayCases() {
 		b.Run(w.String(), func(b *testing.B) {
 			o := fileOptions(path, 0)
 			o.Bools["direct"] = w.kind == "direct"

@@ -20,7 +20,7 @@ import (
 // needRing skips the test where the machine has no io_uring.
 func needRing(t testing.TB) {
 	t.Helper()
-	err := iouring.Usable(ringOps...)
+	err := RingUsable()
 	if errors.Is(err, iouring.ErrUnavailable) && os.Getenv("CI") != "true" {
 		t.Skip(err)
 	}
