@@ -31,14 +31,22 @@ func (d *Device) recover(ctx context.Context, info *devInfo) error {
 	}
 	began := time.Now()
 	if err := d.takeOver(ctx, info, l.stage); err != nil {
-		d.disarm(ctx, cmdQuiesce)
-		d.cut()
+		d.giveUp()
 		return err
 	}
 	at(StepServed)
 	d.log.Info("device is served on", "export", d.o.Name, "device", d.Path(), "size", p.size(),
 		"queues", info.queues, "depth", info.depth, "copy", copyOf(info.flags), "owed", d.journal.left.Load(), "took", time.Since(began))
 	return nil
+}
+
+// giveUp leaves a device that could not be taken over to the next engine, or to
+// another try of this one.
+func (d *Device) giveUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), undoPatience)
+	defer cancel()
+	d.disarm(ctx, cmdQuiesce)
+	d.cut()
 }
 
 // takeOver does it. before is how far an engine came that was killed in here.

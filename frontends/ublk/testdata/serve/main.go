@@ -42,6 +42,7 @@ var (
 	reactors = flag.Int("reactors", 2, "")
 	flusher  = flag.Bool("flusher", false, "serve the own host")
 	step     = flag.String("die-at", "", "step at which it kills itself")
+	cancel   = flag.String("cancel-at", "", "step at which making or taking over is called off, and then tried again")
 	later    = flag.Bool("later", false, "not before SIGUSR2")
 	list     = flag.Bool("list", false, "list devices and end")
 	remove   = flag.Int("delete", -1, "delete a device and end")
@@ -94,8 +95,14 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	d, err := ublk.Open(ctx, ublk.Options{Name: *name, Volume: v, ReadOnly: *readOnly, ID: *id, Queues: *queues, Depth: *depth,
-		MaxIO: *maxIO, Recovery: ublk.Recovery(*recovery), Copy: ublk.Copy(*way), Buffers: *buffers, StateDir: *state, Reactors: rs})
+	o := ublk.Options{Name: *name, Volume: v, ReadOnly: *readOnly, ID: *id, Queues: *queues, Depth: *depth,
+		MaxIO: *maxIO, Recovery: ublk.Recovery(*recovery), Copy: ublk.Copy(*way), Buffers: *buffers, StateDir: *state, Reactors: rs}
+	if *cancel != "" {
+		if err := calledOff(ctx, o); err != nil {
+			return err
+		}
+	}
+	d, err := ublk.Open(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -133,6 +140,24 @@ func open(ctx context.Context, rs []*reactor.Reactor) (*volume.Volume, error) {
 	}
 	v := volume.New(volume.Options{Name: *name, Reactors: rs, Log: slog.Default()})
 	return v, v.Attach(volume.Store(dev), dev.Info())
+}
+
+// calledOff opens a device and calls that off at a step.
+func calledOff(ctx context.Context, o ublk.Options) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	ublk.Failpoint = func(now ublk.Step) {
+		if now.String() == *cancel {
+			end()
+		}
+	}
+	defer func() { ublk.Failpoint = nil }()
+	if _, err := ublk.Open(ctx, o); err == nil {
+		return fmt.Errorf("nothing was called off at %q", *cancel)
+	} else {
+		fmt.Println("called off:", err)
+	}
+	return nil
 }
 
 // arm has the process kill itself at a step: the next time that it comes there, or

@@ -1,0 +1,64 @@
+package ublk_test
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"blockengine/frontends/ublk"
+	"blockengine/internal/vmtest"
+	vmguest "blockengine/internal/vmtest/guest"
+)
+
+// TestVMCopyFigures tells what the ways of copying cost the engine, in turns in one
+// guest: CPU time of the whole process a request, with one queue at depth 64. Under
+// emulation nothing but the ratios means anything, so it judges nothing but that
+// there are figures.
+func TestVMCopyFigures(t *testing.T) {
+	if os.Getenv("E2E_LONG") != "1" {
+		t.Skip("figures take minutes: E2E_LONG=1 has them")
+	}
+	vm := guestOn(t, vmguest.Newest)
+	for _, disk := range []string{"-store memory -size 67108864", file(vm, "/run/disk", 64*mib) + " -io io_uring"} {
+		all := ways
+		if strings.Contains(disk, "io_uring") {
+			all = append(all, ublk.CopyZero)
+			vm.MustRun("dd if=/dev/zero of=/run/disk bs=1M count=64 conv=notrunc 2>/dev/null")
+		}
+		for _, load := range []string{"randread 4k", "randwrite 4k", "randread 256k", "randwrite 256k"} {
+			for _, way := range all {
+				t.Logf("%-40s %-15s %-9v %s", disk, load, way, figure(t, vm, disk, load, way))
+			}
+		}
+	}
+}
+
+// figure runs a load for some seconds.
+func figure(t *testing.T, vm *vmtest.VM, disk, load string, way ublk.Copy) string {
+	t.Helper()
+	c := serve(t, vm, fmt.Sprintf("%s -copy %d", disk, way))
+	kind, size, _ := strings.Cut(load, " ")
+	out := vm.MustRun(fmt.Sprintf(`
+		cpu() { set -- $(sed 's/.*) //' /proc/$(pidof serve)/stat); echo $((${12} + ${13})); }
+		from=$(cpu)
+		fio --name=r --filename=/dev/ublkb0 --direct=1 --ioengine=io_uring --rw=%s --bs=%s --iodepth=64 --time_based --runtime=3 --minimal --output=/run/fio.out >/dev/null
+		echo "$(($(cpu) - from));$(grep '^3;' /run/fio.out)"`, kind, size))
+	end(t, c, syscall.SIGUSR1)
+	f := strings.Split(strings.TrimSpace(out), ";")
+	if len(f) < 49 {
+		t.Fatalf("fio says %q", out)
+	}
+	// Terse output, version 3, behind the ticks: IOPS of reads 8, of writes 49.
+	iops, _ := strconv.ParseFloat(f[8], 64)
+	if kind == "randwrite" {
+		iops, _ = strconv.ParseFloat(f[49], 64)
+	}
+	ticks, err := strconv.ParseFloat(f[0], 64)
+	if err != nil || iops == 0 {
+		t.Fatalf("fio says %q", out)
+	}
+	return fmt.Sprintf("%7.0f IOPS, %7.1f us of CPU a request", iops, ticks*10000/(iops*3))
+}
