@@ -88,7 +88,7 @@ func TestConformanceProcess(t *testing.T) {
 		t.Skip("-short: starts no processes")
 	}
 	open, m := processes(t)
-	for name, server := range servers() {
+	for name, server := range serversAgain() {
 		t.Run(name, func(t *testing.T) {
 			sdktest.Run(t, sdktest.Harness{Manifest: m, Values: map[string]string{"export": "disk0"}, Open: open,
 				Dial: func(sdktest.TB) sdktest.Server { return server.dial() }})

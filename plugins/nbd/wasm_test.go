@@ -107,7 +107,7 @@ func TestConformanceWasm(t *testing.T) {
 		t.Skip("-short: does not compile the plugin")
 	}
 	open := guests(t, buildWasm(t))
-	for name, server := range servers() {
+	for name, server := range serversAgain() {
 		t.Run(name, func(t *testing.T) {
 			sdktest.Run(t, sdktest.Harness{
 				Manifest: Plugin().Manifest(),
