@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"cmp"
 	"strconv"
 	"testing"
 	"time"
@@ -8,28 +9,26 @@ import (
 	"blockengine/internal/vmtest"
 )
 
-// kills is how often [Kills] ends the server.
-const kills = 20
+// manyKills is how often a server is killed that does not say how often.
+const manyKills = 20
 
-// Kills kills the server under a guest that writes to ext4 and verifies, again
+// kills kills the server under a guest that writes to ext4 and verifies, again
 // and again, and starts it anew. The guest sees no error, nothing hangs, and the
 // filesystem is clean.
-func Kills(t *testing.T, serve Serve) {
-	vmtest.Require(t)
+func kills(t *testing.T, vm *vmtest.VM, serve Serve) {
 	disk := serve(t, diskSize)
 	if disk.Restart == nil {
 		t.Skip("this server cannot be started again")
 	}
-	var vm *vmtest.VM
-	step(t, "boot", func() { vm = vmtest.Start(t, vmtest.Options{Disks: []vmtest.VhostUserBlk{attach(disk)}}) })
-	dev := vm.Device("disk0")
+	id := vm.AddDisk(attach(disk))
+	dev := vm.Device(id)
 	vm.MustRun("mkfs.ext4 -q -b 4096 /dev/" + dev + " 2>&1 && mount -t ext4 /dev/" + dev + " /mnt")
 	load := vm.Start(`
 		until [ -e /run/stop ]; do
 			` + fio("/mnt/verify", "4M", "--size=4M", "--offset_increment=4M") + ` || exit 1
 		done`)
 	step(t, "kills under load", func() {
-		for range kills {
+		for range cmp.Or(disk.Kills, manyKills) {
 			awaitProgress(t, vm, dev, load)
 			disk.Restart()
 		}
@@ -40,7 +39,7 @@ func Kills(t *testing.T, serve Serve) {
 		load.Must()
 	})
 	vm.MustRun("umount /mnt && fsck.ext4 -f -n /dev/" + dev + " 2>&1")
-	vm.CheckKernelLog()
+	vm.RemoveDisk(id)
 }
 
 // awaitProgress waits until more requests of a disk have completed while the
@@ -66,16 +65,15 @@ func awaitProgress(t testing.TB, vm *vmtest.VM, dev string, load *vmtest.Command
 	}
 }
 
-// Resize makes a disk longer while the guest has it open: the guest sees the new
+// resize makes a disk longer while the guest has it open: the guest sees the new
 // length without a reboot and can use all of it.
-func Resize(t *testing.T, serve Serve) {
-	vmtest.Require(t)
+func resize(t *testing.T, vm *vmtest.VM, serve Serve) {
 	disk := serve(t, diskSize)
 	if disk.Resize == nil {
 		t.Skip("this server cannot resize")
 	}
-	vm := vmtest.Start(t, vmtest.Options{Disks: []vmtest.VhostUserBlk{attach(disk)}})
-	dev := vm.Device("disk0")
+	id := vm.AddDisk(attach(disk))
+	dev := vm.Device(id)
 	told(t, vm, dev, disk)
 	itoa := func(n int64) string { return strconv.FormatInt(n, 10) }
 	disk.Size += 64 << 20
@@ -88,5 +86,5 @@ func Resize(t *testing.T, serve Serve) {
 		done`)
 	told(t, vm, dev, disk)
 	vm.MustRun(fio("/dev/"+dev, "8M", "--size=8M", "--offset_increment=8M", "--offset="+itoa(disk.Size-16<<20)))
-	vm.CheckKernelLog()
+	vm.RemoveDisk(id)
 }

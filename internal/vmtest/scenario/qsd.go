@@ -46,6 +46,7 @@ func (q *qsd) disk() Disk {
 		Socket: filepath.Join(q.dir, "disk"), Size: q.size, Queues: queues, Discard: true, Through: true,
 		Serial:  "vhost_user_blk", // it gives all its disks this one
 		Restart: q.restart,        // and no Resize: it does not tell its front-end
+		Kills:   5,                // it is the scenario that is tested here
 	}
 }
 

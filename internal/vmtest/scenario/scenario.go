@@ -23,6 +23,8 @@ type Disk struct {
 	// Resize makes the disk so many bytes long and has the guest told. Nil: it
 	// cannot be.
 	Resize func(size int64)
+	// Kills is how often Restart is called under a load; 0: 20.
+	Kills int
 }
 
 // Serve makes a new disk of so many bytes, all zero, and serves it until the
@@ -35,14 +37,48 @@ const diskSize = 1 << 30
 // queues of each disk, one for each of the guest's CPUs.
 const queues = 2
 
-// All runs all scenarios that the server can do.
+// All runs all scenarios that the server can do. They share a guest, which boots
+// with two disks and gets and loses others while it runs.
 func All(t *testing.T, serve Serve) {
+	vmtest.Require(t)
+	disks := []Disk{serve(t, diskSize), serve(t, diskSize)}
+	var vm *vmtest.VM
+	step(t, "boot", func() {
+		vm = vmtest.Start(t, vmtest.Options{
+			Disks: []vmtest.VhostUserBlk{attach(disks[0]), attach(disks[1])}, Modules: []string{"xfs"},
+		})
+	})
 	for _, s := range []struct {
 		name string
-		run  func(*testing.T, Serve)
-	}{{"OneVM", OneVM}, {"HotPlug", HotPlug}, {"TwoVMs", TwoVMs}, {"Kills", Kills}, {"Resize", Resize}} {
-		t.Run(s.name, func(t *testing.T) { s.run(t, serve) })
+		run  func(*testing.T, *vmtest.VM)
+	}{
+		{"OneVM", func(t *testing.T, vm *vmtest.VM) { oneVM(t, vm, disks) }},
+		{"HotPlug", func(t *testing.T, vm *vmtest.VM) { hotPlug(t, vm, serve) }},
+		{"TwoVMs", func(t *testing.T, vm *vmtest.VM) { twoVMs(t, vm, serve) }},
+		{"Kills", func(t *testing.T, vm *vmtest.VM) { kills(t, vm, serve) }},
+		{"Resize", func(t *testing.T, vm *vmtest.VM) { resize(t, vm, serve) }},
+	} {
+		if vm == nil { // something failed in the one before
+			vm = vmtest.Start(t, vmtest.Options{})
+		}
+		ok := t.Run(s.name, func(t *testing.T) {
+			vm.Lend(t)
+			s.run(t, vm)
+			vm.CheckKernelLog()
+		})
+		if !ok {
+			vm.Close()
+			vm = nil
+		}
 	}
+}
+
+// Resize runs that scenario alone.
+func Resize(t *testing.T, serve Serve) {
+	vmtest.Require(t)
+	vm := vmtest.Start(t, vmtest.Options{})
+	resize(t, vm, serve)
+	vm.CheckKernelLog()
 }
 
 // attach says how a VM gets a disk.
@@ -58,17 +94,10 @@ func step(t testing.TB, name string, run func()) {
 	t.Logf("%-28s %6.1fs", name, time.Since(began).Seconds())
 }
 
-// OneVM has a guest use two disks in every way: what it is told of them, both
-// queues, partitions, ext4, xfs, zeroes, and both disks at once.
-func OneVM(t *testing.T, serve Serve) {
-	vmtest.Require(t)
-	disks := []Disk{serve(t, diskSize), serve(t, diskSize)}
-	var vm *vmtest.VM
-	step(t, "boot", func() {
-		vm = vmtest.Start(t, vmtest.Options{
-			Disks: []vmtest.VhostUserBlk{attach(disks[0]), attach(disks[1])}, Modules: []string{"xfs"},
-		})
-	})
+// oneVM has a guest use the two disks that it was booted with in every way: what
+// it is told of them, both queues, partitions, ext4, xfs, zeroes, and both disks
+// at once. Then it gives them up.
+func oneVM(t *testing.T, vm *vmtest.VM, disks []Disk) {
 	first, second := vm.Device("disk0"), vm.Device("disk1")
 	step(t, "told", func() {
 		told(t, vm, first, disks[0])
@@ -89,16 +118,14 @@ func OneVM(t *testing.T, serve Serve) {
 		a.Must()
 		b.Must()
 	})
-	vm.CheckKernelLog()
+	vm.RemoveDisk("disk0")
+	vm.RemoveDisk("disk1")
 }
 
-// HotPlug plugs a disk into a running guest, takes it away, and plugs it in
-// again beside another one: what was written is there.
-func HotPlug(t *testing.T, serve Serve) {
-	vmtest.Require(t)
+// hotPlug plugs a disk into a running guest, takes it away, and plugs it in again
+// beside another one: what was written is there.
+func hotPlug(t *testing.T, vm *vmtest.VM, serve Serve) {
 	one, other := serve(t, diskSize), serve(t, diskSize)
-	var vm *vmtest.VM
-	step(t, "boot", func() { vm = vmtest.Start(t, vmtest.Options{}) })
 	var sum string
 	step(t, "plug", func() {
 		id := vm.AddDisk(attach(one))
@@ -119,28 +146,22 @@ func HotPlug(t *testing.T, serve Serve) {
 		vm.RemoveDisk(again)
 		vm.RemoveDisk(added)
 	})
-	vm.CheckKernelLog()
 }
 
-// TwoVMs has two guests write and verify at the same time, each on its disk.
-func TwoVMs(t *testing.T, serve Serve) {
-	vmtest.Require(t)
-	var vms [2]*vmtest.VM
-	step(t, "boot both", func() {
-		for i := range vms {
-			vms[i] = vmtest.Start(t, vmtest.Options{Disks: []vmtest.VhostUserBlk{attach(serve(t, diskSize))}})
-		}
+// twoVMs boots a second guest, and both write and verify at the same time, each on
+// its disk.
+func twoVMs(t *testing.T, first *vmtest.VM, serve Serve) {
+	var second *vmtest.VM
+	step(t, "boot another", func() {
+		second = vmtest.Start(t, vmtest.Options{Disks: []vmtest.VhostUserBlk{attach(serve(t, diskSize))}})
 	})
+	added := first.AddDisk(attach(serve(t, diskSize)))
 	step(t, "verify in both", func() {
-		var loads [2]*vmtest.Command
-		for i, vm := range vms {
-			loads[i] = vm.Start(verify("/dev/"+vm.Device("disk0"), "4M"))
-		}
-		for _, load := range loads {
-			load.Must()
-		}
+		a := first.Start(verify("/dev/"+first.Device(added), "4M"))
+		b := second.Start(verify("/dev/"+second.Device("disk0"), "4M"))
+		a.Must()
+		b.Must()
 	})
-	for _, vm := range vms {
-		vm.CheckKernelLog()
-	}
+	second.CheckKernelLog()
+	first.RemoveDisk(added)
 }
