@@ -376,3 +376,51 @@ func TestMemoryThatIsKept(t *testing.T) {
 	}
 	shut(t, r, k)
 }
+
+// What a process touches of a machine's memory is not counted as its own, however
+// much it is, and whoever would have been the first to touch it.
+func TestGuestMemoryIsNotCounted(t *testing.T) {
+	const limit, size = 64 << 20, 256 << 20
+	opt := testOptions(t, "null")
+	opt.GuestMemory, opt.Memory = true, limit
+	l := load(t, opt)
+	r, o := testReactor(t), newKeeper()
+	k := open(t, l, r, o, "v")
+	_, b := guestMemory(t, "a-guest", size)
+	pid := l.Status().PID
+	lendOne(t, k, o, block.OpRead, [][]byte{b[:512]})
+	const step = 256 << 10
+	for at := 0; at < size; at += step {
+		on(r, func() {
+			if !k.Lend(0, [][]byte{b[at : at+step]}) {
+				t.Error("it is not lent")
+			}
+			k.Submit(0, block.OpRead, 0, 0, step)
+			k.Push()
+		})
+		if st := within(t, o.finished, "a read"); st != block.OK {
+			t.Fatalf("status %v", st)
+		}
+	}
+	if n := residentShared(t, pid); n < size {
+		t.Errorf("%d bytes of shared memory are in the process: the test is about %d", n, size)
+	}
+	if s := l.Status(); s.PID != pid || s.Memory == 0 || s.Memory > limit {
+		t.Errorf("the status is %+v", s)
+	}
+	shut(t, r, k)
+}
+
+// residentShared is how much memory of files in memory a process has touched, in bytes.
+func residentShared(t testing.TB, pid int) (n int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(b), "RssShmem:")
+	if _, err := fmt.Sscan(after, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n << 10
+}
