@@ -176,7 +176,9 @@ const undoPatience = 10 * time.Second
 func (d *Device) undo() error {
 	ctx, cancel := context.WithTimeout(context.Background(), undoPatience)
 	defer cancel()
-	d.disarm(ctx, cmdStop)
+	if d.holds() {
+		d.disarm(ctx, d.dev.order(cmdStop))
+	}
 	d.cut()
 	if err := d.dev.do(ctx, cmdDelete, 0); err != nil && !errors.Is(err, syscall.ENODEV) {
 		return fmt.Errorf("and it could not be removed: %w", err)

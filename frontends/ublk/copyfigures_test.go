@@ -23,7 +23,7 @@ func TestVMCopyFigures(t *testing.T) {
 	}
 	vm := guestOn(t, vmguest.Newest)
 	for _, disk := range []string{"-store memory -size 67108864", file(vm, "/run/disk", 64*mib) + " -io io_uring"} {
-		all := ways
+		all := []ublk.Copy{ublk.CopyKernel, ublk.CopyGetData, ublk.CopyUser}
 		if strings.Contains(disk, "io_uring") {
 			all = append(all, ublk.CopyZero)
 			vm.MustRun("dd if=/dev/zero of=/run/disk bs=1M count=64 conv=notrunc 2>/dev/null")

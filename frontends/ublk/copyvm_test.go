@@ -29,48 +29,63 @@ func guestOn(t *testing.T, kernel vmguest.Kernel) *vmtest.VM {
 	return vmtest.Start(t, vmtest.Options{Kernel: kernel, Limit: 3 * time.Minute, Modules: []string{"ublk_drv"}, Files: map[string]string{"/usr/sbin/serve": serve}})
 }
 
-// kernels are those that what depends on the kernel is tested with.
-var kernels = map[string]vmguest.Kernel{"stable": vmguest.Stable, "newest": vmguest.Newest}
-
-// ways are those in which payload comes to the engine.
-var ways = []ublk.Copy{ublk.CopyKernel, ublk.CopyGetData, ublk.CopyUser}
-
-// TestVMCopy has every way of copying carry what it carries in earnest, with far
-// less memory than all requests together could want.
+// TestVMCopy has every way of copying, with kernels of two ages, carry what it
+// carries in earnest: with far less memory than all requests together could want,
+// under kills, and when the device is taken away.
 func TestVMCopy(t *testing.T) {
-	for name, kernel := range kernels {
+	for name, kernel := range map[string]vmguest.Kernel{"stable": vmguest.Stable, "newest": vmguest.Newest} {
 		t.Run(name, func(t *testing.T) {
 			vm := guestOn(t, kernel)
-			t.Log(vm.MustRun("uname -r; serve -probe"))
-			for _, way := range ways {
+			for _, way := range []ublk.Copy{ublk.CopyGetData, ublk.CopyUser} {
 				t.Run(way.String(), func(t *testing.T) { carry(t, vm, way, "") })
 			}
+			if kernel == vmguest.Newest {
+				t.Run("zero", func(t *testing.T) { zeroCopy(t, vm) })
+				t.Run("quiesced by others", func(t *testing.T) { quiescedByOthers(t, vm) })
+				t.Run("zero, killed at every step", func(t *testing.T) { zeroCopyKilled(t, vm) })
+			}
 			vm.CheckKernelLog()
+			t.Run("removed under load", func(t *testing.T) { copyRemoved(t, vm, kernel) })
 		})
 	}
 }
 
-// TestVMZeroCopy is the same with nothing copied at all where the volume can do
-// that; and with all of it where it cannot.
-func TestVMZeroCopy(t *testing.T) {
-	vm := guestOn(t, vmguest.Newest)
+// zeroCopy is a life in which nothing is copied where the volume can do that, and
+// all of it where it cannot.
+func zeroCopy(t *testing.T, vm *vmtest.VM) {
 	for name, keys := range map[string]string{"cached": "-io io_uring", "direct": "-io io_uring -direct -path /dev/loop0 -size 0", "threads": "-io threads"} {
 		t.Run(name, func(t *testing.T) {
 			said := carry(t, vm, ublk.CopyZero, keys)
 			if strings.HasSuffix(strings.TrimSpace(said), "passed=0") != (name == "threads") {
 				t.Error(said)
 			}
-			t.Log(said)
 		})
 	}
-	vm.CheckKernelLog()
 }
 
-// TestVMZeroCopyKilledAtEveryStep kills engines that share rings with others'
-// files at every step, and calls off what they do in the middle: the device is free
-// for the next one, also where that is in the same process.
-func TestVMZeroCopyKilledAtEveryStep(t *testing.T) {
-	vm := guestOn(t, vmguest.Newest)
+// quiescedByOthers: somebody else tells the driver to wait for another server. The
+// engine answers what it has, lets go of the device, says so, and the next engine
+// has it, without an error for its users.
+func quiescedByOthers(t *testing.T, vm *vmtest.VM) {
+	for _, way := range []ublk.Copy{ublk.CopyKernel, ublk.CopyZero} {
+		args := fmt.Sprintf("%s -queues 2 -copy %d", file(vm, "/run/disk", 32*mib), way)
+		c := serve(t, vm, args)
+		load := vm.Start(verified(4, 512))
+		vm.MustRun(`sleep 1; serve -quiesce 0; n=0
+			until serve -list | grep -q State:quiesced; do n=$((n + 1)); [ $n -lt 200 ]; sleep 0.05; done`)
+		if said := end(t, c, syscall.SIGTERM); !strings.Contains(said, "taken away") || !strings.Contains(said, "broken") {
+			t.Errorf("%v: it did not notice: %s", way, said)
+		}
+		c = serve(t, vm, args)
+		load.Must()
+		end(t, c, syscall.SIGUSR1)
+	}
+}
+
+// zeroCopyKilled kills engines that share rings with their files at every step, and
+// calls off what they do in the middle: the device is free for the next one, also
+// where that is in the same process.
+func zeroCopyKilled(t *testing.T, vm *vmtest.VM) {
 	args := file(vm, "/run/disk", 16*mib) + " -queues 2 -copy 4"
 	check := func(step string, c *vmtest.Command) {
 		t.Helper()
@@ -82,7 +97,7 @@ func TestVMZeroCopyKilledAtEveryStep(t *testing.T) {
 			t.Errorf("%s: %s", step, said)
 		}
 	}
-	for s := range ublk.StepSubmit {
+	for s := ublk.StepDescribed; s < ublk.StepSubmit; s++ {
 		if s >= ublk.StepFound { // there is a device to be taken over
 			end(t, serve(t, vm, args), syscall.SIGKILL)
 		}
@@ -108,7 +123,6 @@ func TestVMZeroCopyKilledAtEveryStep(t *testing.T) {
 		}
 		check("called off at "+s.String(), c)
 	}
-	vm.CheckKernelLog()
 }
 
 // carry is a device's life with one way of copying. It gives what the last engine
@@ -121,10 +135,7 @@ func carry(t *testing.T, vm *vmtest.VM, way ublk.Copy, keys string) (said string
 		vm.MustRun("modprobe loop; losetup /dev/loop0 /run/disk")
 		defer func() { vm.MustRun("losetup -d /dev/loop0") }()
 	}
-	args := fmt.Sprintf("%s -copy %d", disk, way)
-	if way != ublk.CopyKernel {
-		args += " -buffers 524288" // of 64 requests of 256 KiB
-	}
+	args := fmt.Sprintf("%s -copy %d -buffers 524288", disk, way) // of 64 requests of 256 KiB
 	c := serve(t, vm, args)
 	if !strings.Contains(c.Output(), "copy="+way.String()) {
 		t.Errorf("not as it was asked for: %s", c.Output())
@@ -136,10 +147,10 @@ func carry(t *testing.T, vm *vmtest.VM, way ublk.Copy, keys string) (said string
 		cmp /run/a /run/b; cmp -n 8388608 /run/a /run/disk
 		dd if=/run/a of=/dev/ublkb0 bs=%[1]d count=3 seek=33 oflag=direct
 		dd if=/dev/ublkb0 of=/run/b bs=%[1]d count=3 skip=33 iflag=direct; cmp -n $((3*%[1]d)) /run/a /run/b
-		blkdiscard %[2]s-o 1048576 -l 1048576 /dev/ublkb0; cmp -i 1048576 -n 1048576 /dev/zero /run/disk`, sector, zeroes))
-	load := vm.Start(verified(12, sector))
+		blkdiscard %[2]s-o 1048576 -l 1048576 /dev/ublkb0; cmp -n 1048576 /dev/zero /run/disk 0 1048576`, sector, zeroes))
+	load := vm.Start(verified(6, sector))
 	for range 3 { // a kill changes nothing of the way, nor does another wish
-		vm.MustRun("sleep 1.5")
+		vm.MustRun("sleep 0.7")
 		end(t, c, syscall.SIGKILL)
 		c = serve(t, vm, disk+" -copy 1")
 		if !strings.Contains(c.Output(), "copy="+way.String()) {
@@ -169,28 +180,23 @@ func verified(seconds, sector int) string {
 		--rw=randwrite --bsrange=%d-256k --verify=crc32c --verify_backlog=64 --time_based --runtime=%d --group_reporting 2>&1`, sector, seconds)
 }
 
-// TestVMCopyRemovedUnderLoad: somebody removes a device whose payload the engine
-// copies, while it does. Its users get errors, and the engine goes on.
-func TestVMCopyRemovedUnderLoad(t *testing.T) {
-	for name, kernel := range kernels {
-		t.Run(name, func(t *testing.T) {
-			vm := guestOn(t, kernel)
-			all := ways[1:]
-			if kernel == vmguest.Newest {
-				all = append(all, ublk.CopyZero)
-			}
-			for _, way := range all {
-				c := serve(t, vm, fmt.Sprintf("%s -queues 2 -copy %d -buffers 524288", file(vm, "/run/disk", 32*mib), way))
-				load := vm.Start(verified(60, 512))
-				vm.MustRun("sleep 2; serve -delete 0")
-				if out, status := load.Wait(t.Context()); status == 0 {
-					t.Errorf("%v: nobody has told fio: %s", way, out)
-				}
-				vm.MustRun("[ ! -e /dev/ublkb0 ]")
-				if said := end(t, c, syscall.SIGTERM); !strings.Contains(said, "removed") {
-					t.Errorf("%v: it did not notice: %s", way, said)
-				}
-			}
-		})
+// copyRemoved: somebody removes a device whose payload the engine copies, while it
+// does. Its users get errors, and the engine goes on.
+func copyRemoved(t *testing.T, vm *vmtest.VM, kernel vmguest.Kernel) {
+	all := []ublk.Copy{ublk.CopyGetData, ublk.CopyUser}
+	if kernel == vmguest.Newest {
+		all = append(all, ublk.CopyZero)
+	}
+	for _, way := range all {
+		c := serve(t, vm, fmt.Sprintf("%s -queues 2 -copy %d -buffers 524288", file(vm, "/run/disk", 32*mib), way))
+		load := vm.Start(verified(60, 512))
+		vm.MustRun("sleep 1.5; serve -delete 0")
+		if out, status := load.Wait(t.Context()); status == 0 {
+			t.Errorf("%v: nobody has told fio: %s", way, out)
+		}
+		vm.MustRun("[ ! -e /dev/ublkb0 ]")
+		if said := end(t, c, syscall.SIGTERM); !strings.Contains(said, "removed") {
+			t.Errorf("%v: it did not notice: %s", way, said)
+		}
 	}
 }

@@ -70,9 +70,10 @@ type Device struct {
 
 	size      atomic.Uint64 // bytes, as the kernel has it
 	stopWatch func()
-	changed   chan struct{} // the volume has news; holds one
-	ended     chan struct{} // a queue has ended; holds one
-	quit      chan struct{}
+	changed   chan struct{}   // the volume has news; holds one
+	ended     chan struct{}   // a queue has ended; holds one
+	life      context.Context // the keeper's
+	die       context.CancelFunc
 	keeper    sync.WaitGroup
 
 	once sync.Once  // ends the keeper
@@ -186,20 +187,25 @@ func (d *Device) Leave(ctx context.Context) error {
 	if d.o.Recovery == None {
 		return d.Close(ctx)
 	}
-	if !d.from(Serving, Left, "") && !d.from(Broken, Left, "") {
+	serving := d.from(Serving, Left, "")
+	if !serving && !d.from(Broken, Left, "") {
 		return nil
 	}
 	d.endKeeper()
 	d.op.Lock()
 	defer d.op.Unlock()
-	d.quiesce(ctx)
+	if serving {
+		d.quiesce(ctx)
+	}
 	for _, q := range d.queues {
 		q.r.Do(q.leave)
 	}
 	if err := d.await(ctx, (*queue).idle); err != nil {
 		return d.wrap(fmt.Errorf("requests are outstanding: %w", err))
 	}
-	d.disarm(ctx, cmdQuiesce)
+	if d.holds() {
+		d.disarmed(ctx)
+	}
 	d.releaseAll()
 	d.journal.close()
 	d.ctl.close()

@@ -2,6 +2,7 @@ package ublk
 
 import (
 	"context"
+	"time"
 
 	"blockengine/engine/sys"
 	"blockengine/engine/volume"
@@ -18,7 +19,7 @@ func (d *Device) keep() {
 		}
 		for {
 			select {
-			case <-d.quit:
+			case <-d.life.Done():
 				return
 			case <-d.ended:
 				if d.lost() {
@@ -61,25 +62,42 @@ func (d *Device) follow(said bool) bool {
 	return err != nil
 }
 
-// lost notices that the driver has taken all queues back though nobody here asked
-// it to: somebody has removed the device, and waits until we let go of it.
+// lost notices that the driver takes queues back though nobody here asked it to:
+// somebody has removed the device, or has told the driver to quiesce it, and
+// waits until we let go of it. It tells whether there is nothing more to watch.
 func (d *Device) lost() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), d.o.Timeout)
+	ctx, cancel := context.WithTimeout(d.life, d.o.Timeout)
 	defer cancel()
 	if d.now() != Serving {
 		return true
 	}
-	if d.await(ctx, func(q *queue) bool { return q.phase == gone && q.idle() }) != nil {
-		return false // other queues are still served
-	}
-	if !d.from(Serving, Removed, "") {
-		return true
+	if !d.allGone(ctx) || !d.from(Serving, Removed, "") {
+		return d.now() != Serving
 	}
 	d.stopWatch()
 	d.releaseAll()
 	d.forgetRemoved(ctx)
 	d.ctl.close()
 	return true
+}
+
+// restPatience is how long the driver has to take back a device's tags, once it
+// takes one and nothing is outstanding.
+const restPatience = time.Second
+
+// allGone waits until the driver has taken all tags back. Quiescing leaves those
+// with us whose requests were outstanding, and takes the rest on being asked again.
+func (d *Device) allGone(ctx context.Context) bool {
+	soon, cancel := context.WithTimeout(ctx, restPatience)
+	defer cancel()
+	over := func(q *queue) bool { return q.phase == gone && q.idle() }
+	if d.await(soon, over) == nil {
+		return true
+	}
+	if d.quiesces && d.await(ctx, (*queue).drained) == nil {
+		d.disarmed(ctx)
+	}
+	return d.await(ctx, over) == nil
 }
 
 // forgetRemoved forgets the device, unless the driver still has it: then somebody
@@ -102,7 +120,7 @@ func (d *Device) forgetRemoved(ctx context.Context) {
 func (d *Device) endKeeper() {
 	d.once.Do(func() {
 		d.stopWatch()
-		close(d.quit)
+		d.die()
 		d.keeper.Wait()
 	})
 }

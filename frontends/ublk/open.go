@@ -28,11 +28,14 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 		return nil, fmt.Errorf("ublk export %q: %w", o.Name, err)
 	}
 	d := &Device{o: o, log: o.Log, records: recordsIn(o.StateDir), char: -1, page: os.Getpagesize(),
-		changed: make(chan struct{}, 1), ended: make(chan struct{}, 1), quit: make(chan struct{})}
+		changed: make(chan struct{}, 1), ended: make(chan struct{}, 1)}
+	d.life, d.die = context.WithCancel(context.Background())
 	if d.ctl, err = openControl(ctx, o.Timeout, o.Log); err != nil {
+		d.die()
 		return nil, d.wrap(err)
 	}
 	if err := d.open(ctx); err != nil {
+		d.die()
 		d.ctl.close()
 		return nil, d.wrap(err)
 	}
@@ -150,6 +153,7 @@ func (d *Device) prepare(info *devInfo) error {
 			return err
 		}
 		q.onGone = func() { poke(d.ended) }
+		q.onBack = q.onGone
 		q.trouble, q.warn, q.journal = d.trouble, d.warn, d.journal
 		d.queues = append(d.queues, q)
 		if err := d.arrive(q, d.o.Reactors[(first+uint64(i))%uint64(len(d.o.Reactors))]); err != nil {

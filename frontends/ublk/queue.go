@@ -70,7 +70,8 @@ type queue struct {
 	stats   volume.Stats
 	resent  uint64
 	missed  uint64      // payloads that could not be copied
-	onGone  func()      // the driver has taken all tags back
+	onBack  func()      // the driver has begun to take tags back
+	onGone  func()      // it has taken all
 	trouble func(error) // the driver or the ring breaks its word
 	warn    func(error) // something that does not end the device
 }
@@ -177,8 +178,11 @@ func (q *queue) reap(c iouring.CQE) {
 	}
 }
 
-// check notices the end.
+// check notices the beginning of the end, and the end.
 func (q *queue) check() {
+	if q.back == 1 && q.phase == serving {
+		q.onBack()
+	}
 	if q.phase != gone && q.back == q.depth {
 		q.phase = gone
 		q.onGone()

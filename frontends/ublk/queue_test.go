@@ -157,6 +157,7 @@ func newRigWith(t testing.TB, way Copy, buffers int, owed ...span) *rig {
 		t.Fatal(err)
 	}
 	x.q.ring, x.q.r, x.q.descs = x.ring, r, make([]ioDesc, rigDepth)
+	x.q.onBack = func() {}
 	x.q.onGone, x.q.trouble = func() { x.gone++ }, func(err error) { t.Error(err) }
 	x.q.warn = x.q.trouble
 	x.q.journal = journalAt(t, filepath.Join(t.TempDir(), "j"), rigDepth, leftBehind{spans: owed})

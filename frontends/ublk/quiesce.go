@@ -21,9 +21,7 @@ func (d *Device) quiesce(ctx context.Context) {
 	if !d.quiesces {
 		return
 	}
-	o := d.dev.order(cmdQuiesce)
-	o.data, o.long = uint64(quiescePatience/time.Millisecond), quiescePatience
-	if err := d.dev.run(ctx, o); err != nil {
+	if err := d.dev.run(ctx, d.quiesceOrder()); err != nil {
 		d.log.Info("device is left without being quiesced", "device", d.Path(), "err", err)
 		return
 	}
@@ -37,17 +35,21 @@ func (d *Device) quiesce(ctx context.Context) {
 // and not waiting to go there.
 func (q *queue) drained() bool { return q.idle() && len(q.waiting) == 0 && len(q.batch) == 0 }
 
-// disarm has the driver give back the commands that it holds of queues whose ring
-// goes on without them, by the command nr: cmdStop, or cmdQuiesce for a device
-// that is to stay. Without them the device can be let go of.
-func (d *Device) disarm(ctx context.Context, nr uint8) {
-	if !d.holds() {
-		return
-	}
-	o := d.dev.order(nr)
-	if nr == cmdQuiesce {
-		o.data, o.long = uint64(quiescePatience/time.Millisecond), quiescePatience
-	}
+// quiesceOrder is the command for it.
+func (d *Device) quiesceOrder() order {
+	o := d.dev.order(cmdQuiesce)
+	o.data, o.long = uint64(quiescePatience/time.Millisecond), quiescePatience
+	return o
+}
+
+// disarmed has the driver give back all commands that it holds of a device that is
+// to stay, after which the device can be let go of though its rings go on.
+func (d *Device) disarmed(ctx context.Context) {
+	d.disarm(ctx, d.quiesceOrder())
+}
+
+// disarm has the driver do so by the command o.
+func (d *Device) disarm(ctx context.Context, o order) {
 	err := d.dev.run(ctx, o)
 	if err == nil {
 		err = d.await(ctx, func(q *queue) bool { return q.held() == 0 })

@@ -45,7 +45,9 @@ func (d *Device) recover(ctx context.Context, info *devInfo) error {
 func (d *Device) giveUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), undoPatience)
 	defer cancel()
-	d.disarm(ctx, cmdQuiesce)
+	if d.holds() {
+		d.disarmed(ctx)
+	}
 	d.cut()
 }
 

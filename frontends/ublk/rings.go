@@ -68,6 +68,7 @@ type sharedRing struct {
 	user  *iouring.User
 	file  int // index of the device, -1: none
 	first int // of a place in the table of buffers for each tag
+	done  bool
 }
 
 func newSharedRing(r *reactor.Reactor, q *queue) (*sharedRing, error) {
@@ -107,6 +108,10 @@ func (s *sharedRing) Held() int { return s.user.Outstanding() }
 // Close leaves the ring. If the driver still has commands, the ring takes nobody
 // new and ends with those that it has; until then the device is not free.
 func (s *sharedRing) Close() {
+	if s.done {
+		return
+	}
+	s.done = true
 	if s.user.Outstanding() > 0 {
 		s.q.warn(fmt.Errorf("queue %d leaves commands in the ring of reactor %d: the device is free when that ends, at the latest with this engine", s.q.index, s.q.r.Index()))
 		s.user.Abandon(nil)
@@ -114,7 +119,6 @@ func (s *sharedRing) Close() {
 	}
 	if s.file >= 0 {
 		_ = s.hub.UnregisterFile(s.file) // else it is closed with the ring
-		s.file = -1
 	}
 	_ = s.hub.ReturnBuffers(s.first, s.q.depth) // else the places are lost until then
 	s.user.Leave(nil)

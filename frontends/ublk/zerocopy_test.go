@@ -86,6 +86,7 @@ func newZeroRig(t testing.TB) (copyRig, *places) {
 		t.Fatal(err)
 	}
 	x.q.ring, x.q.r, x.q.descs = x.ring, r, make([]ioDesc, rigDepth)
+	x.q.onBack = func() {}
 	x.q.onGone, x.q.trouble, x.q.warn = func() { x.gone++ }, func(err error) { t.Error(err) }, func(err error) { t.Error(err) }
 	x.q.journal = journalAt(t, filepath.Join(t.TempDir(), "j"), rigDepth, leftBehind{})
 	x.do(func() {

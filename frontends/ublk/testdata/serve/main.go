@@ -46,6 +46,7 @@ var (
 	later    = flag.Bool("later", false, "not before SIGUSR2")
 	list     = flag.Bool("list", false, "list devices and end")
 	remove   = flag.Int("delete", -1, "delete a device and end")
+	hush     = flag.Int("quiesce", -1, "quiesce a device and end")
 	probe    = flag.Bool("probe", false, "say what there is and end")
 )
 
@@ -71,6 +72,8 @@ func run() error {
 		return err
 	case *remove >= 0:
 		return ublk.Delete(ctx, *state, *remove)
+	case *hush >= 0:
+		return quiesce(*hush)
 	}
 	if *flusher {
 		if err := ublk.ServeOwnHost(); err != nil {
