@@ -30,6 +30,17 @@ type Apart interface {
 	Answer() (actions []byte, more bool, err error)
 }
 
+// Mortal is an Apart that tells of its process's end.
+type Mortal interface {
+	Apart
+	// OnEnd has ended called, on the reactor, if the instance ends while no Begin
+	// is outstanding whose answer would say so: nothing else would tell until the
+	// next call. It is called at most once, before Close, from within no call of
+	// the instance's; err is what Answer gives from then on. OnEnd comes before
+	// Attach.
+	OnEnd(ended func(err error))
+}
+
 // Store is a loaded store plugin that runs in a process of its own.
 type Store interface {
 	// Manifest describes it. ABI and Payload are not used.
@@ -61,8 +72,9 @@ type LinkOptions struct {
 // completions, and a buffer for the payload of each slot, in shared memory.
 // All methods are called on the reactor that Start was given.
 type Link interface {
-	// Info describes the disk. MaxTransfer is set, and is the size of a slot's
-	// buffer.
+	// Info describes the disk as it is known to be by now. MaxTransfer is set, is
+	// the size of a slot's buffer, and stays. When the owner of one link to a disk
+	// is told that it has changed, all of them know.
 	Info() block.Info
 	// Depth is how many slots there are.
 	Depth() int
@@ -95,6 +107,16 @@ type Link interface {
 	Close(fenced func(finished bool))
 }
 
+// Rescanner is a Link to a disk that can be asked what it is like by now.
+type Rescanner interface {
+	Link
+	// Rescan has the plugin look at what is behind the disk. When it comes back
+	// well, Info says what is there, and owners whose links say something else
+	// than before have been sent Changed. It may take as long as ctx lets it:
+	// call it off the reactors, from any goroutine.
+	Rescan(ctx context.Context) error
+}
+
 // LinkOwner is told what comes from the process, on the link's reactor.
 type LinkOwner interface {
 	// Finished ends a request. A slot that is not outstanding has been sorted
@@ -103,7 +125,8 @@ type LinkOwner interface {
 	Finished(slot int, st block.Status, filled uint64, extents []block.Extent)
 	// Turn comes after a batch of Finished.
 	Turn()
-	// Changed says that the disk has another size, or that it has gone.
+	// Changed says that the disk has changed: another size, maybe. info is what
+	// Info gives.
 	Changed(info block.Info)
 	// Lost says that the process is gone, hangs or has broken the contract: err
 	// is a *Trap in the latter two cases, and if it ended by its own fault. The

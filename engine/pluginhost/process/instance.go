@@ -17,7 +17,9 @@ import (
 type instance struct {
 	listener
 	answered func()
-	pending  bool // a Begin has not been answered
+	onEnd    func(err error) // nil: nobody wants to know
+	pending  bool            // a Begin has not been answered
+	calling  bool            // within Call, which tells itself
 	failed   error
 	late     reactor.Deferred // answers a Begin that comes after the end
 	wait     time.Duration    // for an answer to Call
@@ -50,6 +52,9 @@ func (i *instance) Attach(r *reactor.Reactor, answered func()) error {
 	}
 	return nil
 }
+
+// OnEnd implements guest.Mortal.
+func (i *instance) OnEnd(ended func(err error)) { i.onEnd = ended }
 
 // Begin implements guest.Apart.
 func (i *instance) Begin(n int, _ int64) {
@@ -131,6 +136,10 @@ func (i *instance) fail(err error) {
 		}
 		i.failed = err
 	}
+	if !i.pending && !i.calling && i.onEnd != nil {
+		i.onEnd(i.failed)
+		return
+	}
 	i.tell()
 }
 
@@ -153,6 +162,8 @@ func (i *instance) Call(n int, _ int64) (actions []byte, more bool, err error) {
 	case uint(n) > uint(len(i.region.In)):
 		return nil, false, fmt.Errorf("%d bytes of events do not fit the input buffer of %d", n, len(i.region.In))
 	}
+	i.calling = true
+	defer func() { i.calling = false }()
 	if dead := i.deathCause(); dead != nil {
 		i.end(dead)
 		return nil, false, i.failed

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"fmt"
 
 	"blockengine/engine/pluginhost/guest"
@@ -13,7 +14,11 @@ import (
 // one reactor, but for died.
 type link struct {
 	listener
-	info   block.Info
+	transfer uint32 // bytes that a slot's payload may have
+	disk     *device
+	rescan   func(ctx context.Context) error // asks the process; safe from any goroutine
+	latest   block.Info                      // what the disk is like; listener.mu guards it
+
 	owner  guest.LinkOwner
 	mask   uint32
 	slots  []linkSlot
@@ -45,13 +50,10 @@ func newLink(r *region, info block.Info, c hooks) *link {
 	if info.MaxTransfer == 0 || info.MaxTransfer > r.Layout.Transfer {
 		info.MaxTransfer = r.Layout.Transfer
 	}
-	l := &link{info: info, mask: depth - 1, slots: make([]linkSlot, depth)}
+	l := &link{transfer: info.MaxTransfer, latest: info, mask: depth - 1, slots: make([]linkSlot, depth)}
 	l.listener.init(r, c, l.completions, func(err error) { l.owner.Lost(err) }, r.SubHead.Load)
 	return l
 }
-
-// Info implements guest.Link.
-func (l *link) Info() block.Info { return l.info }
 
 // Depth implements guest.Link.
 func (l *link) Depth() int { return len(l.slots) }
@@ -67,7 +69,7 @@ func (l *link) Start(r *reactor.Reactor, owner guest.LinkOwner) error {
 
 // Payload implements guest.Link.
 func (l *link) Payload(slot int) []byte {
-	n := int(l.info.MaxTransfer)
+	n := int(l.transfer)
 	return l.region.Buffer(slot)[:n:n]
 }
 

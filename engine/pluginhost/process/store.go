@@ -49,17 +49,20 @@ func (p *proc) newLink(ctx context.Context, o guest.LinkOptions) (*link, error) 
 	if err != nil {
 		return nil, err
 	}
-	layout, err := layoutFor(&d.info, linkDepth)
+	info := p.infoOf(d)
+	layout, err := layoutFor(&info, linkDepth)
 	if err == nil {
 		var l *link
 		err = p.open(ctx, d, layout, func(r *region, k hooks) member {
-			l = newLink(r, d.info, k)
+			l = newLink(r, info, k)
+			l.disk = d
 			if p.host.lends() {
 				l.lending.lender, l.lending.totals = p.lender, &p.host.payloads
 			}
 			return l
 		})
 		if err == nil {
+			p.joined(l, d)
 			return l, nil
 		}
 	}
@@ -71,11 +74,28 @@ func (p *proc) newLink(ctx context.Context, o guest.LinkOptions) (*link, error) 
 type device struct {
 	key    string
 	number uint64
+	volume string
+	life   context.Context // ends when the disk is closed
+	end    context.CancelFunc
+	asking chan struct{} // holds one: who asks what the disk is like
 	links  int           // proc.mu guards it
 	opened chan struct{} // closed when what follows is there
 	closed chan struct{} // closed when the process has closed it, or has ended
-	info   block.Info
+	info   block.Info    // after opened; proc.mu guards it
 	err    error
+}
+
+func newDevice(key string, number uint64, volume string) *device {
+	d := &device{key: key, number: number, volume: volume, asking: make(chan struct{}, 1),
+		opened: make(chan struct{}), closed: make(chan struct{})}
+	d.life, d.end = context.WithCancel(context.Background())
+	return d
+}
+
+func (p *proc) infoOf(d *device) block.Info {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return d.info
 }
 
 // joinDevice opens a volume's disk, or joins the links that it has. It waits.
@@ -87,7 +107,7 @@ func (p *proc) joinDevice(ctx context.Context, o guest.LinkOptions) (*device, er
 		d := p.devices[key]
 		opens := d == nil
 		if opens {
-			d = &device{key: key, number: number, opened: make(chan struct{}), closed: make(chan struct{})}
+			d = newDevice(key, number, o.Volume)
 			p.devices[key] = d
 		}
 		leaving := !opens && d.links == 0
@@ -132,6 +152,10 @@ func (p *proc) openDevice(ctx context.Context, d *device, o guest.LinkOptions) {
 	d.info = info.Block()
 	if err := checkInfo(&d.info); err != nil {
 		d.err = fmt.Errorf("volume %q: %w", o.Volume, err)
+		return
+	}
+	if p.asks() {
+		go p.follow(d)
 	}
 }
 
@@ -145,6 +169,7 @@ func (p *proc) leaveDevice(d *device) error {
 	if !last {
 		return nil
 	}
+	d.end()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	err := p.calls.CloseDevice(ctx, &calls.CloseDevice{Device: d.number})
