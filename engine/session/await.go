@@ -136,7 +136,18 @@ func (cn *conn) attach(inst guest.Instance) error {
 	if !ok {
 		return nil
 	}
+	if m, ok := a.(guest.Mortal); ok {
+		m.OnEnd(func(err error) { cn.bereft(a, err) })
+	}
 	return a.Attach(cn.ch.r, func() { cn.answered(a) })
+}
+
+// bereft ends a connection whose instance has ended with its process and had
+// nothing to answer: another is there before the next request wants it.
+func (cn *conn) bereft(inst guest.Apart, err error) {
+	if cn.apart == inst && !cn.await.on && cn.state != lost {
+		cn.lose(trapped(err))
+	}
 }
 
 // use makes inst the connection's.

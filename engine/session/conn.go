@@ -265,7 +265,7 @@ func (cn *conn) admit() error {
 			return err
 		}
 	}
-	return s.learn(cn.info, cn.maxConns)
+	return cn.learn()
 }
 
 // otherDisk ends the volume, because it is not to write to another disk

@@ -14,7 +14,7 @@ func (s *Session) learn(info block.Info, conns uint32) error {
 	s.mu.Lock()
 	old := s.info
 	if old != nil {
-		if err := sameDisk(old, &info); err != nil {
+		if err := SameDisk(old, &info); err != nil {
 			s.mu.Unlock()
 			return err
 		}
@@ -22,13 +22,8 @@ func (s *Session) learn(info block.Info, conns uint32) error {
 	changed := old == nil || *old != info
 	s.info, s.maxConns = &info, conns
 	s.mu.Unlock()
-	// Of several connections each is flushed for itself, whatever the server
-	// promises: one that has come back after a crash of the server cannot
-	// vouch for what was acknowledged on another one before (rule 3).
-	told := info
-	told.Caps &^= block.CapFlushCoversAll
 	if old == nil {
-		err := s.attach(told, conns)
+		err := s.attach(unvouched(info), conns)
 		if err != nil { // nobody has seen a disk yet
 			s.mu.Lock()
 			s.info = nil
@@ -40,9 +35,31 @@ func (s *Session) learn(info block.Info, conns uint32) error {
 		if info.Size > old.Size {
 			s.log.Info("the disk has grown", "from", old.Size, "to", info.Size)
 		}
-		s.opt.Volume.SetInfo(told)
+		s.tellVolume(info)
 	}
 	return nil
+}
+
+// tellVolume makes what the session has learnt the volume's. Another reactor may
+// have learnt more meanwhile: that must not be overwritten for good.
+func (s *Session) tellVolume(info block.Info) {
+	for {
+		s.opt.Volume.SetInfo(unvouched(info))
+		now, _ := s.seen()
+		if *now == info {
+			return
+		}
+		info = *now
+	}
+}
+
+// unvouched is info as the volume is told it. Of several connections each is
+// flushed for itself, whatever the server promises: one that has come back after
+// a crash of the server cannot vouch for what was acknowledged on another one
+// before (rule 3).
+func unvouched(info block.Info) block.Info {
+	info.Caps &^= block.CapFlushCoversAll
+	return info
 }
 
 // attach brings the volume online with its first geometry.
@@ -65,8 +82,8 @@ func (s *Session) seen() (info *block.Info, conns uint32) {
 	return s.info, s.maxConns
 }
 
-// sameDisk compares what must not change behind a volume. A disk may grow.
-func sameDisk(old, now *block.Info) error {
+// SameDisk compares what must not change behind a volume. A disk may grow.
+func SameDisk(old, now *block.Info) error {
 	switch {
 	case now.Identity != old.Identity:
 		return fmt.Errorf("the server now shows disk %q, it was %q: another disk is not written to", now.Identity, old.Identity)
@@ -90,7 +107,7 @@ var promised = []struct {
 // exchangeable compares a disk as two versions of a plugin show it at the same
 // time: what one of them shows otherwise, it shows wrong.
 func exchangeable(old, now *block.Info) error {
-	if err := sameDisk(old, now); err != nil {
+	if err := SameDisk(old, now); err != nil {
 		return &otherDisk{err}
 	}
 	if now.Size != old.Size {

@@ -208,19 +208,6 @@ func (o *linkOwner) Turn() {
 	}
 }
 
-// Changed takes in another description of the disk.
-func (o *linkOwner) Changed(info block.Info) {
-	cn := (*conn)(o)
-	if cn.state != online {
-		return
-	}
-	info.MaxTransfer = cn.info.MaxTransfer // a slot's buffer has the size that it has
-	cn.info = info
-	if err := cn.s().learn(cn.info, cn.maxConns); err != nil {
-		cn.otherDisk(err)
-	}
-}
-
 // Lost ends the connection.
 func (o *linkOwner) Lost(err error) { (*conn)(o).lose(lostProcess(err)) }
 
