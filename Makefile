@@ -72,9 +72,12 @@ check: ## formatting, vet and staticcheck, of the guests' code too
 RACE_EXCEPT := /internal/archtest$$|/pluginhost/wasm/meter$$
 
 # wazero's compiler is one goroutine's work and takes five times as long with the
-# detector in it, so all of wazero is left without; what calls it is not. And a
-# program that the detector is in sleeps for a second at its end if nobody says less.
-race: export GOFLAGS := $(GOFLAGS) -gcflags=github.com/tetratelabs/wazero/...=-race=false
+# detector in it, so the packages that do nothing else are left without. Not those
+# that synchronize: generic code that is built both ways is linked only once, and
+# where that is without, the detector sees races that there are not. And a program
+# that the detector is in sleeps for a second at its end if nobody says less.
+COMPILER := github.com/tetratelabs/wazero/internal/engine/wazevo
+race: export GOFLAGS := $(GOFLAGS) -gcflags=$(COMPILER)/ssa=-race=false -gcflags=$(COMPILER)/backend/...=-race=false
 race: export GORACE := atexit_sleep_ms=20 $(GORACE)
 race: ## tests under the race detector, the engine under test included
 	$(GO) test -race -p 2 $$($(GO) list ./... | grep -vE '$(RACE_EXCEPT)|$(NOT_E2E)')
