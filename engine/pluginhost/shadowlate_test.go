@@ -18,8 +18,8 @@ import (
 // lateModule answers as a plugin in a process does: later, from elsewhere.
 type lateModule struct {
 	guest.Module
-	mute atomic.Bool   // it answers no more
-	each time.Duration // that an answer takes
+	mute atomic.Bool  // it answers no more
+	each atomic.Int64 // ns that an answer takes
 }
 
 func (m *lateModule) NewInstance(ctx context.Context) (guest.Instance, error) {
@@ -55,7 +55,7 @@ func (l *lateInstance) Begin(n int, budget int64) {
 		return
 	}
 	go func() {
-		time.Sleep(l.m.each)
+		time.Sleep(time.Duration(l.m.each.Load()))
 		if rand.IntN(4) == 0 {
 			time.Sleep(time.Duration(rand.IntN(200)) * time.Microsecond)
 		}
@@ -112,7 +112,7 @@ func TestLateShadowThenUpgrade(t *testing.T) {
 	for _, each := range []time.Duration{0, 3 * time.Millisecond} {
 		t.Run(each.String(), func(t *testing.T) {
 			l := newLive(t, nbdtest.DefaultFlags)
-			l.loadLate("none").each = each
+			l.loadLate("none").each.Store(int64(each))
 			l.serve()
 			defer l.end()
 			var figures []ShadowFigures
@@ -133,6 +133,33 @@ func TestLateShadowThenUpgrade(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One that is behind when the time is over is let go: what it did until then was
+// right.
+func TestLateShadowThatIsBehind(t *testing.T) {
+	l := newLive(t, nbdtest.DefaultFlags)
+	m := l.loadLate("none")
+	l.serve()
+	defer l.end()
+	var figures *ShadowFigures
+	said := ""
+	l.must(l.u.Upgrade(t.Context(), UpgradeRequest{Plugin: "nbd", Path: "/none", Volumes: []string{"a"}, Shadow: 2 * time.Second, Method: "serial"}, func(e Event) {
+		l.say(e)
+		switch {
+		case e.Phase == PhaseShadow && e.Volume == "": // a call has 200 requests at most
+			time.AfterFunc(200*time.Millisecond, func() { m.each.Store(int64(1500 * time.Millisecond)) })
+		case e.Shadow != nil:
+			m.each.Store(0)
+			figures = e.Shadow
+		case e.Phase == PhaseShadow:
+			said += e.Text
+		}
+	}))
+	if figures == nil || figures.Requests == 0 || figures.Dropped != 1 || !strings.Contains(said, "does not come after in its process") {
+		t.Errorf("%+v, said: %s", figures, said)
+	}
+	l.want("none", nbd.Version)
 }
 
 // One that stops answering is not taken, even if what it did until then was

@@ -298,3 +298,36 @@ func TestKeepingDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations for %d requests; %d were compared, %v", n, depth, l.Requests(), l.Err())
 	}
 }
+
+// shallow is a version that takes two requests at a time.
+type shallow struct{ protocol.Plugin }
+
+func (s shallow) NewConn() protocol.Conn { return &shallowConn{tiny.NewConn(false)} }
+
+type shallowConn struct{ *tiny.Conn }
+
+func (c *shallowConn) Received(a *protocol.Actions, b []byte) int {
+	out := a.Raw()
+	n := c.Conn.Received(a, b)
+	for rest := out[:len(out)-len(a.Raw())]; len(rest) > 0; {
+		rec, more, ok := abi.Next(rest)
+		if !ok {
+			break
+		}
+		if l := abi.Overlay[abi.Limits](rec); l != nil && l.Kind == abi.ActLimits {
+			l.Depth = 2
+		}
+		rest = more
+	}
+	return n
+}
+
+// A version that takes fewer requests at a time than the other one has cannot be
+// compared, which is said: whatever it does with more of them follows from that.
+func TestDepthIsALimit(t *testing.T) {
+	f := load(t, shallow{tiny.Plugin()}, func(o []byte) Start { return Start{Opened: o, Tolerate: []Class{Limits}} })
+	var limit *Limit
+	if err := f.Err(); !errors.As(err, &limit) || !strings.Contains(limit.Text, "takes 2 requests at a time") || len(f.Notes()) != 1 {
+		t.Errorf("%v, notes %v", err, f.Notes())
+	}
+}
