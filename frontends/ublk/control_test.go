@@ -123,7 +123,7 @@ func TestFeatureNames(t *testing.T) {
 	if got != "SUPPORT_ZERO_COPY USER_COPY bit 40" {
 		t.Error(got)
 	}
-	if len(notes(0)) != 1 || len(notes(^uint64(0))) != 0 || len(notes(0x1fe)) != 3 {
+	if len(notes(0)) != 1 || len(notes(^uint64(0))) != 0 || len(notes(0x1fe)) != 4 {
 		t.Errorf("%q, %q", notes(0), notes(0x1fe))
 	}
 }

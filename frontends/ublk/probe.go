@@ -72,6 +72,8 @@ func notes(features uint64) (list []string) {
 	}{
 		{flagRecovery, "devices do not outlive their engine: this needs Linux 6.1"},
 		{flagFailIO, `recovery "fail-io" needs Linux 6.13`},
+		{flagUserCopy, `copy "user" needs Linux 6.5`},
+		{flagAutoBufReg, `copy "zero" needs Linux 6.16`},
 		{flagUpdateSize, "a device cannot grow while it is used: this needs Linux 6.16"},
 		{flagPerIODaemon, "an engine that is killed while it takes over a device with several queues may leave it beyond recovery: Linux 6.16 gets over that"},
 	} {
