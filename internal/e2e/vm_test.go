@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,4 +87,33 @@ func TestVMUpgrade(t *testing.T) {
 	load.Must()
 	vm.MustRun("umount /mnt && fsck.ext4 -f -n " + dev + " 2>&1")
 	vm.CheckKernelLog()
+}
+
+// TestVMStoreProcess: the disk is a store in a process that has the guest's own
+// memory, and is killed again and again under a guest's load. What QEMU shares with
+// us is lent, the guest has no error, and reads what it has written.
+func TestVMStoreProcess(t *testing.T) {
+	vmtest.Require(t)
+	e := guestEngine(t)
+	disk := vmtest.VhostUserBlk{Socket: filepath.Join(filepath.Dir(e.socket), "disk.vhost"), Queues: vmQueues}
+	vm := vmtest.Start(t, vmtest.Options{Disks: []vmtest.VhostUserBlk{disk}})
+	dev := "/dev/" + vm.Device("disk0")
+	load := vm.Start(`
+		until [ -e /run/stop ]; do
+			fio --name=verify --filename=` + dev + ` --rw=randwrite --bsrange=4k-128k --blockalign=4k --size=16M --iodepth=16 \
+				--ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --output=/run/fio.out || { cat /run/fio.out; exit 1; }
+		done`)
+	for range 8 {
+		before := e.payloadOf().LentRequests
+		nbdtest.WaitFor(t, "requests whose payload the process has had", func() bool {
+			return e.processOf("store").PID > 0 && e.payloadOf().LentRequests > before+50
+		})
+		e.killProcess("store", syscall.SIGKILL)
+	}
+	vm.MustRun("touch /run/stop")
+	load.Must()
+	vm.CheckKernelLog()
+	if v := e.volume("disk"); v.Session.Traps == 0 || len(v.Errors) != 0 {
+		t.Errorf("errors %v, %+v", v.Errors, *v.Session)
+	}
 }
