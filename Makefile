@@ -51,7 +51,7 @@ E2E := ./internal/e2e
 E2E_TIME := 30m
 # Run under the race detector, too: each way through the engine with much at
 # once. The packages' own tests are there for the rest; E2E_RACED=. runs all.
-E2E_RACED := TestConnectionsCutUnderLoad|TestGarbage|TestThousandsOfConnections|TestModelUnderFaults|TestModelUnderUpgrades|TestFlushUnderUpgradesAndCrashes|TestUpgradeAmongWrites|TestUpgradeBetweenRuntimes|TestKillDuringUpgrade|TestShadowUnderLoad|TestStoreProcessKilled|TestProtocolProcessKilled|TestHostileProcesses|TestVhostRestart|TestVhostUpgradeUnderLoad|TestVhostHostileMachines
+E2E_RACED := TestConnectionsCutUnderLoad|TestGarbage|TestThousandsOfConnections|TestModelUnderFaults|TestModelUnderUpgrades|TestFlushUnderUpgradesAndCrashes|TestUpgradeAmongWrites|TestUpgradeBetweenRuntimes|TestKillDuringUpgrade|TestShadowUnderLoad|TestShadowOfAProgramUnderLoad|TestStoreProcessKilled|TestProtocolProcessKilled|TestHostileProcesses|TestVhostRestart|TestVhostUpgradeUnderLoad|TestVhostHostileMachines
 NOT_E2E := /internal/e2e$$
 
 test: install-deps ## all tests
