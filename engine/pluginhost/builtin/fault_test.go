@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"blockengine/sdk/block"
+	"blockengine/sdk/store"
 )
 
 // vanishing gives two pages of memory, of which the second has gone away as
@@ -93,15 +94,26 @@ func TestForeignPanic(t *testing.T) {
 
 // fullLoop gives a disk on a block device that takes writes into the page
 // cache and cannot store them, because the file system behind it is full.
-func fullLoop(t *testing.T) *disk {
+func fullLoop(t *testing.T, p store.Plugin) *disk {
 	dir := mountAt(t, "tmpfs", "size=256k")
-	return openDisk(t, File(), fileOptions(loopDevice(t, dir, 16<<20), 0))
+	return openDisk(t, p, fileOptions(loopDevice(t, dir, 16<<20), 0))
+}
+
+// bothWays runs a test with workers, and with the ring of a reactor.
+func bothWays(t *testing.T, test func(t *testing.T, p store.Plugin)) {
+	t.Run("workers", func(t *testing.T) { test(t, File()) })
+	t.Run("ring", func(t *testing.T) {
+		needRing(t)
+		test(t, onReactor{File(), ioRing})
+	})
 }
 
 // TestFailedWriteBack: the flush after a write-back that the kernel could
 // not do says so, once.
-func TestFailedWriteBack(t *testing.T) {
-	d := fullLoop(t)
+func TestFailedWriteBack(t *testing.T) { bothWays(t, testFailedWriteBack) }
+
+func testFailedWriteBack(t *testing.T, p store.Plugin) {
+	d := fullLoop(t, p)
 	if st := d.write(0, bytes.Repeat([]byte{1}, 4<<20), 0); st != block.OK {
 		t.Fatal(st)
 	}
@@ -115,8 +127,10 @@ func TestFailedWriteBack(t *testing.T) {
 
 // TestFailedDurableWrite: a failed FUA write does not take the error away
 // that the next flush owes its caller.
-func TestFailedDurableWrite(t *testing.T) {
-	d := fullLoop(t)
+func TestFailedDurableWrite(t *testing.T) { bothWays(t, testFailedDurableWrite) }
+
+func testFailedDurableWrite(t *testing.T, p store.Plugin) {
+	d := fullLoop(t, p)
 	if st := d.write(0, bytes.Repeat([]byte{1}, 4<<20), 0); st != block.OK {
 		t.Fatal(st)
 	}

@@ -142,8 +142,7 @@ func (c *fileChannel) Submit(batch []*block.Request) {
 				continue
 			}
 		}
-		if c.ring != nil && c.ring.takes(r, writes) {
-			c.ring.begin(r, r.Filled)
+		if c.ring != nil && c.ring.begin(r, writes) {
 			continue
 		}
 		c.stage = append(c.stage, job{r: r, ch: c})

@@ -19,7 +19,8 @@ type ringed interface {
 }
 
 // ringOps is what a channel asks of the kernel's rings.
-var ringOps = []uint8{sys.UringOpRead, sys.UringOpWrite, sys.UringOpReadv, sys.UringOpWritev, sys.UringOpReadFix, sys.UringOpWriteFix}
+var ringOps = []uint8{sys.UringOpRead, sys.UringOpWrite, sys.UringOpReadv, sys.UringOpWritev, sys.UringOpReadFix, sys.UringOpWriteFix,
+	sys.UringOpFallocate, sys.UringOpFsync}
 
 // ringSegments is how many segments of a request go into one entry; the rest
 // goes into the next one, as after a short read.
@@ -28,11 +29,13 @@ const ringSegments = 64
 // fileRing carries out reads and writes of a channel through the ring of its
 // reactor. What it cannot do, it gives to the workers.
 type fileRing struct {
-	ch   *fileChannel
-	user *iouring.User
-	ops  []*ringOp // by the entries' values
-	free []uint32  // places in ops
-	base uint64    // the address of a registered buffer's first byte: 0 for a driver's pages; a test's lie somewhere
+	ch    *fileChannel
+	user  *iouring.User
+	ops   []*ringOp        // by the entries' values
+	free  []uint32         // places in ops
+	round []job            // whom the sync is for that the kernel does
+	out   []*block.Request // reused by handBack
+	base  uint64           // the address of a registered buffer's first byte: 0 for a driver's pages; a test's lie somewhere
 }
 
 // ringOp is a request that the kernel has.
@@ -40,6 +43,7 @@ type ringOp struct {
 	place  uint32
 	r      *block.Request
 	moved  uint64 // bytes
+	mode   uint32 // of a fallocate
 	iov    []syscall.Iovec
 	fixed  bool   // the payload is a registered buffer
 	buffer uint16 // its place
@@ -65,31 +69,48 @@ func newFileRing(ch *fileChannel, done store.Completer) (*fileRing, error) {
 	return x, nil
 }
 
-// takes reports whether the ring is a way for r; writes says that it is for those
-// of r's batch. Durable writes have no place there, as each needs an open file of
-// its own, see worker.dsyncFD.
-func (x *fileRing) takes(r *block.Request, writes bool) bool {
-	d := x.ch.dev
-	switch r.Op {
-	case block.OpRead:
-	case block.OpWrite:
-		if !writes || d.readOnly || r.Flags&block.FUA != 0 {
-			return false
-		}
-	default:
+// begin has the kernel do r, from byte r.Filled on, and reports whether the ring
+// is a way for it; writes says that it is one for what changes the disk in r's
+// batch. What has to be durable has no place there, as each such write needs an
+// open file of its own, see worker.dsyncFD.
+func (x *fileRing) begin(r *block.Request, writes bool) bool {
+	d, mode := x.ch.dev, uint32(0)
+	if r.Op.Modifies() && (!writes || d.readOnly || r.Flags&block.FUA != 0) {
 		return false
 	}
-	if d.direct {
-		return d.alignedMemory(r)
+	ok := false
+	switch r.Op {
+	case block.OpFlush:
+		if d.readOnly {
+			return false
+		}
+		x.sync(job{r: r, ch: x.ch, failures: d.sync.failures.Load(), written: true})
+		return true
+	case block.OpRead, block.OpWrite:
+		ok = d.direct && d.alignedMemory(r) || !d.direct && r.Length <= maxRingCopy
+	case block.OpDiscard, block.OpWriteZeroes:
+		mode, ok = d.fallocMode(r)
 	}
-	return r.Length <= maxRingCopy
+	if !ok {
+		return false
+	}
+	op := x.op(r)
+	op.mode, op.moved = mode, 0
+	if r.Op == block.OpRead {
+		op.moved = r.Filled
+	}
+	x.enter(op)
+	return true
 }
 
-// begin has the kernel do r, from byte moved on.
-func (x *fileRing) begin(r *block.Request, moved uint64) {
-	op := x.op(r)
-	op.moved = moved
-	x.enter(op)
+// fallocMode gives the mode of the fallocate that is the first choice for a
+// discard or write-zeroes, if one is. All other choices are the workers'.
+func (d *fileDevice) fallocMode(r *block.Request) (mode uint32, ok bool) {
+	if r.Op == block.OpDiscard || r.Flags&block.NoHole == 0 {
+		return fallocPunchHole | fallocKeepSize, !d.noPunch.Load() && !(r.Op == block.OpDiscard && d.isBlock)
+	}
+	fast := r.Flags&block.FastZero != 0
+	return fallocZeroRange | fallocKeepSize, !d.noZeroRange.Load() && !(fast && d.isBlock)
 }
 
 // op gives a place to a request.
@@ -111,6 +132,10 @@ func (x *fileRing) enter(op *ringOp) {
 	e.Fd, e.Off = int32(x.ch.dev.fd), r.Offset+op.moved
 	if op.async {
 		e.Flags = sys.UringAsync
+	}
+	if !r.Op.HasPayload() {
+		e.Opcode, e.Addr, e.Len = sys.UringOpFallocate, r.Length, op.mode
+		return
 	}
 	plain, vectored, fixed := uint8(sys.UringOpRead), uint8(sys.UringOpReadv), uint8(sys.UringOpReadFix)
 	if r.Op == block.OpWrite {
@@ -141,12 +166,21 @@ func (op *ringOp) segments() []syscall.Iovec {
 
 // Reap takes what the kernel has done.
 func (x *fileRing) Reap(c iouring.CQE) {
+	if c.UserData == syncEntry {
+		x.synced(syscall.Errno(-c.Res))
+		return
+	}
 	op := x.ops[c.UserData]
 	if c.Res > 0 {
 		x.moved(op, uint64(c.Res))
 		return
 	}
-	switch errno := syscall.Errno(-c.Res); errno {
+	errno := syscall.Errno(-c.Res)
+	if !op.r.Op.HasPayload() && (errno == 0 || missing(errno)) {
+		x.allocated(op, errno)
+		return
+	}
+	switch errno {
 	case 0: // the file ends inside the disk; a write that makes no progress would spin
 		x.end(op, block.EIO)
 	case syscall.EINTR:
@@ -156,6 +190,16 @@ func (x *fileRing) Reap(c iouring.CQE) {
 	default:
 		x.end(op, block.Status(errno))
 	}
+}
+
+// allocated ends a fallocate that the kernel has done, or leaves it to a worker
+// to find out what it can do instead.
+func (x *fileRing) allocated(op *ringOp, errno syscall.Errno) {
+	if errno != 0 {
+		x.otherwise(op, block.Status(errno))
+		return
+	}
+	x.end(op, block.OK)
 }
 
 // moved counts bytes, and goes on if that was not all.
@@ -199,8 +243,7 @@ func (x *fileRing) end(op *ringOp, st block.Status) {
 	failures := op.failures
 	x.drop(op)
 	if sync && st == block.OK {
-		x.ch.stage = append(x.ch.stage, job{r: r, ch: x.ch, failures: failures, written: true})
-		x.ch.hand()
+		x.sync(job{r: r, ch: x.ch, failures: failures, written: true})
 		return
 	}
 	r.Status = st

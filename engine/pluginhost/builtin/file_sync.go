@@ -21,7 +21,7 @@ type syncer struct {
 	failures atomic.Uint64 // syncs that failed so far; changed under mu
 
 	mu      sync.Mutex   // guards all below
-	running bool         // a worker is in the loop of join
+	running bool         // a worker, or a channel's ring, does syncs until nobody waits
 	waiting []job        // for the next sync
 	spare   []job        // the other of two buffers
 	last    block.Status // of the latest failure
@@ -37,31 +37,85 @@ func (s *syncer) stamp(jobs []job) {
 	}
 }
 
-// join lets j wait for a sync that begins from now on. If none is running
-// the calling worker does them, until nobody waits.
-func (s *syncer) join(w *worker, j job) {
+// add lets j wait for a sync that begins from now on, and reports whether the
+// caller has to do it; else somebody is at it who will.
+func (s *syncer) add(j job) (mine bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.waiting = append(s.waiting, j)
-	if s.running {
-		s.mu.Unlock()
+	mine = !s.running
+	s.running = true
+	return mine
+}
+
+// next gives those whom the next sync is for; without any it ends the run.
+func (s *syncer) next() []job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) == 0 {
+		s.running = false
+		return nil
+	}
+	round := s.waiting
+	s.waiting, s.spare = s.spare[:0], nil
+	return round
+}
+
+// done gives each member of a sync its result; they are handed back by the
+// caller, which then recycles the slice.
+func (s *syncer) done(round []job, st block.Status) {
+	s.mu.Lock()
+	s.settle(round, st)
+	s.mu.Unlock()
+}
+
+func (s *syncer) recycle(round []job) {
+	clear(round)
+	s.mu.Lock()
+	s.spare = round
+	s.mu.Unlock()
+}
+
+// join lets j wait for a sync, and has the calling worker do syncs until nobody
+// waits, if nobody is at it.
+func (s *syncer) join(w *worker, j job) {
+	if !s.add(j) {
 		return
 	}
-	s.running = true
-	for len(s.waiting) > 0 {
-		round := s.waiting
-		s.waiting = s.spare[:0]
-		s.mu.Unlock()
-		st := s.call()
-		s.mu.Lock()
-		s.settle(round, st)
-		s.mu.Unlock()
+	for round := s.next(); round != nil; round = s.next() {
+		s.done(round, s.call())
 		w.postJobs(round)
-		clear(round)
-		s.mu.Lock()
-		s.spare = round
+		s.recycle(round)
 	}
+}
+
+// leave ends the caller's run without a sync for round, and gives one of those
+// who wait, who is to bring in somebody else.
+func (s *syncer) leave(round []job) (j job, any bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = append(s.waiting, round...)
 	s.running = false
-	s.mu.Unlock()
+	n := len(s.waiting)
+	if n == 0 {
+		return j, false
+	}
+	j, s.waiting[n-1] = s.waiting[n-1], job{}
+	s.waiting = s.waiting[:n-1]
+	j.written = true
+	return j, true
+}
+
+// waits reports whether a request of ch waits for the next sync.
+func (s *syncer) waits(ch *fileChannel) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range s.waiting {
+		if j.ch == ch {
+			return true
+		}
+	}
+	return false
 }
 
 // settle gives each member of a sync its result. The caller holds mu.

@@ -150,18 +150,21 @@ func TestFixedRefused(t *testing.T) {
 }
 
 // TestFixedSyncFails: a durable write with a registered buffer fails if its sync
-// does.
+// does, and the next flush says so, too.
 func TestFixedSyncFails(t *testing.T) {
 	f := newFixedDisk(t, false, false)
-	f.r.Device.(*fileDevice).sync.call = func() block.Status { return block.ENOSPC }
+	dev := f.r.Device.(*fileDevice)
+	tapSyncs(f.disk, -int32(syscall.ENOSPC))
 	if r := f.do(block.OpWrite, block.FUA, 0, 4096, 0, 0); r.Status != block.ENOSPC {
 		t.Errorf("a durable write whose sync failed: %v", r.Status)
 	}
 	if r := f.do(block.OpWrite, 0, 0, 4096, 0, 0); r.Status != block.OK {
 		t.Errorf("a write that is not durable: %v", r.Status)
 	}
-	f.r.Device.(*fileDevice).sync.call = func() block.Status { return block.OK }
 	if r := f.one(&block.Request{Op: block.OpFlush}); r != block.ENOSPC {
 		t.Errorf("the next flush: %v", r)
+	}
+	if r := f.one(&block.Request{Op: block.OpFlush}); r != block.OK || dev.sync.running {
+		t.Errorf("the one after it: %v", r)
 	}
 }
