@@ -15,26 +15,33 @@ case $each in
 	;;
 esac
 
-# targets prints "package target" lines. Asking the go tool costs a build per
-# package, so only those are asked that have the words in a test.
+# targets prints "directory target" lines. The go tool says which files are tests
+# on this platform; what is in them is read here, as to ask it costs a build.
 targets() {
-	for dir in $("$GO" list -f '{{.Dir}}' "${@:-./...}"); do
-		if ! grep -qs '^func Fuzz' "$dir"/*_test.go; then
-			continue
-		fi
-		(cd "$dir" && "$GO" test -list '^Fuzz' .) >"$work/list" || {
-			cat "$work/list"
-			exit 1
-		}
-		sed -n "s|^\(Fuzz[[:alnum:]_]*\)$|$dir \1|p" "$work/list"
-	done
+	"$GO" list -f '{{$dir := .Dir}}{{range .TestGoFiles}}{{$dir}} {{.}}
+{{end}}{{range .XTestGoFiles}}{{$dir}} {{.}}
+{{end}}' "${@:-./...}" >"$work/files"
+	while read -r dir file; do
+		[ -z "$file" ] || sed -n "s|^func \(Fuzz[[:alnum:]_]*\)(.*|$dir \1|p" "$dir/$file"
+	done <"$work/files"
+}
+
+# build DIR builds the tests of a package for fuzzing, once for all its targets.
+build() {
+	if ! (cd "$1" && "$GO" test -c -fuzz . -o "$work/test" .) >"$work/out" 2>&1; then
+		cat "$work/out"
+		echo "fuzz: $1 does not build" >&2
+		return 1
+	fi
 }
 
 # fuzz DIR TARGET. The tool's own way to end may be reported as a failure if the
-# time is up just while a worker is busy: that is tried once more.
+# time is up just while a worker is busy: that is tried once more. What it found
+# interesting is kept where the go tool keeps it.
 fuzz() {
 	for attempt in 1 2; do
-		if (cd "$1" && "$GO" test -run '^$' -fuzz "^$2\$" -fuzztime "${each}s" -fuzzminimizetime 5s .) >"$work/out" 2>&1; then
+		if (cd "$1" && "$work/test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "${each}s" -test.fuzzminimizetime 5s \
+			-test.fuzzcachedir "$cache/$("$GO" list .)") >"$work/out" 2>&1; then
 			tail -n 2 "$work/out"
 			return 0
 		fi
@@ -60,7 +67,13 @@ if [ -n "${FUZZTOTAL:-}" ] && [ $((each * count)) -gt "$FUZZTOTAL" ]; then
 	[ "$each" -ge 1 ] || each=1
 fi
 echo "fuzz: $count targets, ${each}s each"
+cache=$("$GO" env GOCACHE)/fuzz
+built=
 while read -r dir target; do
 	echo "--- $target in ${dir#"$PWD"/}"
+	if [ "$dir" != "$built" ]; then
+		build "$dir"
+		built=$dir
+	fi
 	fuzz "$dir" "$target"
 done <"$work/targets"
