@@ -67,6 +67,9 @@ func zeroCopy(t *testing.T, vm *vmtest.VM) {
 	}
 }
 
+// untilQuiesced waits until the driver has taken leave of a device's engine.
+const untilQuiesced = `n=0; until serve -list | grep -q State:quiesced; do n=$((n + 1)); [ $n -lt 200 ]; sleep 0.05; done`
+
 // quiescedByOthers: somebody else tells the driver to wait for another server. The
 // engine answers what it has, lets go of the device, says so, and the next engine
 // has it, without an error for its users.
@@ -75,8 +78,7 @@ func quiescedByOthers(t *testing.T, vm *vmtest.VM) {
 		args := fmt.Sprintf("%s -queues 2 -copy %d", file(vm, "/run/disk", 32*mib), way)
 		c := serve(t, vm, args)
 		load := vm.Start(verified(4, 512))
-		vm.MustRun(`sleep 1; serve -quiesce 0; n=0
-			until serve -list | grep -q State:quiesced; do n=$((n + 1)); [ $n -lt 200 ]; sleep 0.05; done`)
+		vm.MustRun("sleep 1; serve -quiesce 0\n" + untilQuiesced)
 		if said := end(t, c, syscall.SIGTERM); !strings.Contains(said, "taken away") || !strings.Contains(said, "broken") {
 			t.Errorf("%v: it did not notice: %s", way, said)
 		}
@@ -163,7 +165,7 @@ func carry(t *testing.T, vm *vmtest.VM, way ublk.Copy, keys string) (said string
 	}
 	vm.MustRun("sleep 0.5")
 	left := end(t, c, syscall.SIGTERM)
-	vm.MustRun("serve -list | grep -q State:quiesced")
+	vm.MustRun(untilQuiesced)
 	c = serve(t, vm, args)
 	if !strings.Contains(c.Output(), "owed=0") || strings.Contains(left, "without being quiesced") {
 		t.Errorf("a stop in order leaves something behind: %s%s", left, c.Output())
