@@ -56,6 +56,7 @@ func (filePlugin) Open(ctx context.Context, o store.Options) (store.Device, erro
 		return nil, fmt.Errorf("volume %q, plugin file: %w", o.Volume, err)
 	}
 	d := &fileDevice{openedFile: f, ioWay: ways[o.Strings["io"]]}
+	d.size.Store(f.info.Size)
 	d.sync.call = d.syncFile
 	d.queue.init(workers, d.work)
 	return d, nil
@@ -67,6 +68,7 @@ func (filePlugin) Open(ctx context.Context, o store.Options) (store.Device, erro
 type fileDevice struct {
 	openedFile
 	ioWay
+	size  atomic.Uint64 // bytes; info has what it was when the file was opened
 	queue fileQueue
 	sync  syncer
 
@@ -79,7 +81,7 @@ type fileDevice struct {
 // Info implements store.Device. A capability that a request found missing is
 // left out from then on; requests that still use it are emulated.
 func (d *fileDevice) Info() block.Info {
-	info := d.info
+	info := d.infoNow()
 	if d.noPunch.Load() {
 		info.Caps &^= block.CapFastZero
 		if !d.isBlock {

@@ -31,8 +31,26 @@ func (f *openedFile) measure() error {
 		return fmt.Errorf("cannot get the size of block device %q: %w", f.path, errno)
 	}
 	f.info.Size = size
-	f.info.Identity = fmt.Sprintf("blockdev:%d:%d:%d", devMajor(st.Rdev), devMinor(st.Rdev), size)
+	f.info.Identity = fmt.Sprintf("blockdev:%d:%d:%d", devMajor(st.Rdev), devMinor(st.Rdev), deviceSequence(st.Rdev, size))
 	return nil
+}
+
+// deviceSequence tells devices apart that get the same number one after the other:
+// the kernel counts the disks that it has seen. One that does not tell (before 5.15)
+// leaves the size, with which a device that has grown is another one for who
+// remembers it over a restart.
+func deviceSequence(rdev, size uint64) uint64 {
+	dir := fmt.Sprintf("/sys/dev/block/%d:%d/", devMajor(rdev), devMinor(rdev))
+	for _, name := range []string{dir + "diskseq", dir + "../diskseq"} { // a partition's is the whole disk's
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err == nil {
+			return n
+		}
+	}
+	return size
 }
 
 // fileIdentity tells files apart by what survives a rename: device, inode

@@ -62,5 +62,5 @@ func (d *fileDevice) extentAt(pos, end uint64) (stop uint64, state block.ExtentS
 func (d *fileDevice) stillWhole() bool {
 	var st syscall.Stat_t
 	errno := retry(func() error { return syscall.Fstat(d.fd, &st) })
-	return errno == 0 && uint64(st.Size) >= d.info.Size
+	return errno == 0 && uint64(st.Size) >= d.size.Load()
 }
