@@ -82,7 +82,7 @@ func report(stderr io.Writer, cmd *cobra.Command, err error) int {
 
 func rootCommand() *cobra.Command {
 	root := group("engine", "A storage engine: block devices in front, storage servers behind, protocol plugins between",
-		runCommand(), checkCommand(), statusCommand(), versionCommand(), pluginCommand(),
+		runCommand(), checkCommand(), statusCommand(), versionCommand(), pluginCommand(), volumeCommand(),
 		deviceCommand(&ublkCommands), deviceCommand(&nbdKernelCommands), compileCommand(), sandboxCommand())
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true

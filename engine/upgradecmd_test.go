@@ -260,3 +260,6 @@ func TestWrongUsageOfOrders(t *testing.T) {
 }
 
 func (f *fakeEngine) Recover(context.Context, string) error { return nil }
+func (f *fakeEngine) Rescan(context.Context, string) (admin.Rescanned, error) {
+	return admin.Rescanned{}, nil
+}

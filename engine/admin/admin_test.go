@@ -179,4 +179,5 @@ func answering(t *testing.T, dir, text string) string {
 	return path
 }
 
-func (fixed) Recover(context.Context, string) error { return nil }
+func (fixed) Recover(context.Context, string) error             { return nil }
+func (fixed) Rescan(context.Context, string) (Rescanned, error) { return Rescanned{}, nil }

@@ -311,4 +311,5 @@ func TestClientOfAnotherServer(t *testing.T) {
 	}
 }
 
-func (s script) Recover(context.Context, string) error { return nil }
+func (s script) Recover(context.Context, string) error             { return nil }
+func (s script) Rescan(context.Context, string) (Rescanned, error) { return Rescanned{}, nil }

@@ -40,6 +40,9 @@ type Source interface {
 	// Recover tries once more to serve an export that is a device of this host,
 	// and comes back when it is up or why it is not.
 	Recover(ctx context.Context, export string) error
+	// Rescan looks at what is behind a volume, which may have grown, and tells how
+	// large it is.
+	Rescan(ctx context.Context, volume string) (Rescanned, error)
 }
 
 // Server answers on the admin socket.
@@ -76,6 +79,7 @@ func Serve(l net.Listener, src Source, log *slog.Logger) *Server {
 	mux.HandleFunc("POST /v1/plugins/{name}/rollback", order(src.Rollback))
 	mux.HandleFunc("POST /v1/plugins/{name}/record", record(src))
 	mux.HandleFunc("POST /v1/exports/{name}/recover", recovery(src))
+	mux.HandleFunc("POST /v1/volumes/{name}/rescan", rescan(src))
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
 		WriteTimeout: requestTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"blockengine/engine/config"
 	"blockengine/engine/reactor"
@@ -28,6 +29,8 @@ type Disk struct {
 
 	cancel context.CancelFunc // ends the opening of a store
 	opened chan struct{}      // closed when nobody is at opening any more
+
+	linked atomic.Pointer[linkedDisk] // of a store that is linked in, while it is open
 
 	// mu guards session, which comes once, and what an upgrade changes: what
 	// the volume runs, and its options as that knows them.
@@ -141,6 +144,9 @@ func (d *Disk) Close(ctx context.Context) error {
 	case <-d.opened:
 	case <-ctx.Done():
 		return fmt.Errorf("volume %q: the plugin is still opening it: %w", d.Config.Name, ctx.Err())
+	}
+	if l := d.linked.Swap(nil); l != nil {
+		l.close()
 	}
 	err := d.Volume.Close(ctx)
 	if s := d.Session(); s != nil {

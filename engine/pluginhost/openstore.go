@@ -47,10 +47,15 @@ func (d *Disk) openStore(ctx context.Context) {
 func (d *Disk) attach(ctx context.Context, dev store.Device, log *slog.Logger) {
 	err := ctx.Err()
 	if err == nil {
-		err = d.Volume.Attach(volume.Store(dev), dev.Info())
-	}
-	if err == nil {
-		return
+		info := dev.Info()
+		l := newLinkedDisk(dev, d.Volume, info, log)
+		l.watch()
+		if err = d.Volume.Attach(volume.Store(dev), info); err == nil {
+			d.linked.Store(l)
+			go l.follow()
+			return
+		}
+		l.close()
 	}
 	if cerr := dev.Close(); cerr != nil {
 		log.Warn("close a store that was not attached", "err", cerr)
