@@ -27,6 +27,7 @@ func TestNewestKernel(t *testing.T) {
 	h.run("Recovery", ublkKind, recovery)
 	h.run("FailIO", ublkKind, failIO)
 	h.run("Growth", ublkKind, growth)
+	h.run("ZeroCopy", ublkKind, zeroCopy)
 	h.run("Users", ublkKind, users)
 }
 

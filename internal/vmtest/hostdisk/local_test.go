@@ -14,14 +14,20 @@ func device(g *guest) {
 	g.configure("", file("a", 400, 0), file("b", 64, 1))
 	g.sh("engine check -c /run/engine.toml; engine_start")
 	g.step("told", func() { told(g) })
-	g.step("queues", func() { g.sh("%s", fio("/dev/"+g.dev(0), "8M")) })
-	g.step("discard, zeroes, flush", func() { zeroes(g) })
-	g.step("ext4", func() { filesystem(g, "ext4", "mkfs.ext4 -q -b 4096", "fsck.ext4 -f -n") })
-	g.step("xfs", func() { filesystem(g, "xfs", "mkfs.xfs -q -f", "xfs_repair -n") })
+	inEarnest(g)
 	g.step("two at once", func() { twoAtOnce(g) })
 	g.step("number taken", func() { numberTaken(g) })
 	g.step("read only", func() { readOnly(g) })
 	g.step("memory pressure", func() { memoryPressure(g) })
+}
+
+// inEarnest uses the first device: several queues, everything that a disk can do,
+// and two file systems.
+func inEarnest(g *guest) {
+	g.step("queues", func() { g.sh("%s", fio("/dev/"+g.dev(0), "8M")) })
+	g.step("discard, zeroes, flush", func() { zeroes(g) })
+	g.step("ext4", func() { filesystem(g, "ext4", "mkfs.ext4 -q -b 4096", "fsck.ext4 -f -n") })
+	g.step("xfs", func() { filesystem(g, "xfs", "mkfs.xfs -q -f", "xfs_repair -n") })
 }
 
 // noModule: what is refused says what to load.

@@ -66,6 +66,31 @@ func killsThatFail(g *guest) {
 	g.sh("%s", fio("/dev/"+dev, "8M"))
 }
 
+// zeroCopy: a volume in a file, whose requests are carried out on the kernel's own
+// pages (Linux 6.16), in earnest and when its engine is killed under a load.
+func zeroCopy(g *guest) {
+	g.load("")
+	g.keys += "copy = \"zero\"\n"
+	v := file("a", 400, 0)
+	v.options += "io = \"io_uring\"\n"
+	g.configure("", v, file("b", 64, 1))
+	g.sh("engine_start")
+	inEarnest(g)
+	g.step("memory pressure", func() { memoryPressure(g) })
+	g.step("kills under load", func() { killsByLoad(g, 5) })
+}
+
+// killsByLoad kills the engine under a load that verifies what it reads.
+func killsByLoad(g *guest, kills int) {
+	load := g.Start("until [ -e /run/stop ]; do " + fio("/dev/"+g.dev(0), "8M") + " || exit 1; done")
+	for range kills {
+		g.sh(progress+"progress %s; engine_kill; engine_start", g.dev(0))
+	}
+	g.sh(progress+"progress %s; touch /run/stop", g.dev(0))
+	load.Must()
+	g.sh("rm /run/stop")
+}
+
 // growth: a disk grows under a mounted file system and a load (Linux 6.16), the
 // file system grows after it, and an engine that is killed then finds it so.
 func growth(g *guest) {

@@ -39,7 +39,7 @@ func killsUnderLoad(g *guest) {
 	load := g.Start("until [ -e /run/stop ]; do " + fio("/mnt/verify", "4M") + " || exit 1; done")
 	for i := range kills {
 		g.sh(progress+"progress %s; engine_kill; engine_start", dev)
-		if i == 0 {
+		if i == 0 { // in order, and where the kernel can (Linux 6.16), the device is quiesced first
 			g.sh(progress+"progress %s; engine_stop; engine_start", dev)
 		}
 	}
@@ -215,6 +215,22 @@ func limits(g *guest) {
 	g.load("ublks_max=0")
 	g.step("ublks_max", func() { tooMany(g) })
 	g.step("recovery", func() { noFailIO(g) })
+	g.step("depth", func() { deepest(g) })
+}
+
+// deepest: the deepest queue that the driver allows works, and a deeper one is
+// refused before anything is made.
+func deepest(g *guest) {
+	g.none()
+	v := file("a", 16, 0)
+	g.keys = "depth = 4096\nmax_io = \"4KiB\"\n"
+	g.configure("", v)
+	g.sh("engine_start; [ $(cat /sys/block/%s/queue/nr_requests) = 4096 ]; %s", g.dev(0), fio("/dev/"+g.dev(0), "4M"))
+	g.none()
+	out := g.fails("sed -i s/4096/4097/ /run/engine.toml; engine check -c /run/engine.toml 2>&1")
+	if !strings.Contains(out, "depth") || !strings.Contains(out, "4096") {
+		g.t.Errorf("a queue that is too deep: %s", out)
+	}
 }
 
 // tooMany: the driver's limit is on devices of users, so here it is on the first
