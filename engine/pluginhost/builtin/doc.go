@@ -5,9 +5,10 @@
 //   - file: a regular file or a block device of this host.
 //
 // null and memory finish every request inside Submit, on the reactor. file
-// tries reads of cached pages there and hands all else to a few workers, so
-// that no reactor ever waits for a disk.
+// gives what it has to do to the kernel, through the reactor's ring, or to a few
+// workers, so that no reactor ever waits for a disk.
 //
-// The package knows the contract in sdk/store and nothing about volumes,
-// reactors or frontends. Read first: sdk/store, then file_queue.go.
+// The package knows the contract in sdk/store, rings (engine/iouring), and
+// nothing about volumes, reactors or frontends. Read first: sdk/store, then
+// file_queue.go, then file_ring.go.
 package builtin

@@ -8,13 +8,15 @@ import (
 
 // The way of a request through a file disk:
 //
-//	reactor: Submit ── cached read ──► Complete
-//	            │ all else, one lock a batch
+//	reactor: Submit ── a single read that is cached ──► Complete
+//	            │ └── most else, if there is io_uring: fileRing, one call a turn ──► Complete
+//	            │ the rest, one lock a batch
 //	            ▼
 //	        fileQueue ──► worker: serve ──► Post (a run of quick ones together)
 //	                         │ flush, or FUA without RWF_DSYNC
 //	                         ▼
 //	                       syncer: one fdatasync for all that wait ──► Post
+//	                         (by a worker, or by the ring of one of them)
 //
 // Workers are started when there is something to do and none is free, up to
 // the limit, so an idle disk has none until its first request.
