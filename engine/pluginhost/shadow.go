@@ -21,6 +21,7 @@ type ShadowFigures struct {
 	Requests    uint64        // that both versions have ended in the same way
 	Calls       uint64        // of the version that runs, that were followed
 	Spent       time.Duration // of reactors' time
+	Process     time.Duration // processor time of the version's process, 0 if it has none
 	Lasted      time.Duration
 	Pause       time.Duration // the longest that a request had to wait for a connection to be joined
 	Dropped     int           // connections that were not followed to the end
@@ -34,6 +35,9 @@ func (f *ShadowFigures) PerRequest() time.Duration {
 func (f *ShadowFigures) String() string {
 	text := fmt.Sprintf("%d requests on %d connections were compared and none differs; it took %v of the reactors' time for each",
 		f.Requests, f.Connections, f.PerRequest().Round(10*time.Nanosecond))
+	if f.Process > 0 {
+		text += fmt.Sprintf(", and %v of its process's", (f.Process / time.Duration(max(f.Requests, 1))).Round(10*time.Nanosecond))
+	}
 	if f.Requests == 0 {
 		text = fmt.Sprintf("no request came on %d connections, so nothing was compared", f.Connections)
 	}
@@ -49,6 +53,7 @@ func (f *ShadowFigures) add(o ShadowFigures) {
 	f.Requests += o.Requests
 	f.Calls += o.Calls
 	f.Spent += o.Spent
+	f.Process += o.Process
 	f.Dropped += o.Dropped
 	f.Lasted, f.Pause = max(f.Lasted, o.Lasted), max(f.Pause, o.Pause)
 }
@@ -68,7 +73,7 @@ func (op *operation) shadow() error {
 	if err := op.canShadow(); err != nil {
 		return err
 	}
-	began := time.Now()
+	began, used := time.Now(), processTime(op.to)
 	costs := newCosts(op.seats)
 	var list []*shadow
 	stop := func(patience time.Duration) {
@@ -96,7 +101,7 @@ func (op *operation) shadow() error {
 		stop(0)
 	} else {
 		stop(lateWait)
-		err = op.shadowsEnd(list)
+		err = op.shadowsEnd(list, processTime(op.to)-used)
 	}
 	if err != nil && op.ctx.Err() == nil {
 		op.count(func(*UpgradeCounters) { op.line.last = max(op.line.last, op.to.Generation) })
@@ -178,20 +183,34 @@ func (op *operation) shadowFound(sh *shadow) error {
 	return nil
 }
 
-// shadowsEnd looks once more when all have stopped, and tells the figures.
-func (op *operation) shadowsEnd(list []*shadow) error {
+// processTime is what the process of a plugin has used, 0 if it has none.
+func processTime(p *Plugin) time.Duration {
+	s, _ := p.Process()
+	return s.CPU
+}
+
+// shadowsEnd looks once more when all have stopped, and tells the figures. used is
+// what the version's process has used for all of them.
+func (op *operation) shadowsEnd(list []*shadow, used time.Duration) error {
 	var sum ShadowFigures
-	for _, sh := range list {
+	each := make([]ShadowFigures, len(list))
+	for i, sh := range list {
 		if err := op.shadowFound(sh); err != nil {
 			return err
 		}
 		f := sh.figures()
-		sum.add(f)
 		if f.Requests == 0 && f.Dropped > 0 {
 			return fmt.Errorf("volume %q: no request could be compared: leave --shadow out to upgrade without: %s", sh.seat.name(), strings.Join(sh.said(), "; "))
 		}
-		op.tell(Event{Phase: PhaseShadow, Volume: sh.seat.name(), Pause: f.Pause, Shadow: &f, Text: f.String()})
+		sum.add(f)
+		each[i] = f
 	}
+	for i, sh := range list {
+		f := &each[i]
+		f.Process = time.Duration(float64(used) * float64(f.Requests) / float64(max(sum.Requests, 1)))
+		op.tell(Event{Phase: PhaseShadow, Volume: sh.seat.name(), Pause: f.Pause, Shadow: f, Text: f.String()})
+	}
+	sum.Process = used
 	op.figures = &sum
 	return nil
 }
