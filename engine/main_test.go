@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,12 +26,24 @@ var patience = map[bool]time.Duration{false: time.Minute, true: 5 * time.Minute}
 var engineBinary string
 
 func TestMain(m *testing.M) {
+	crowd()
 	status, err := buildAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		status = 1
 	}
 	os.Exit(status)
+}
+
+// crowd has more tests run side by side than there are CPUs, unless the command line
+// says how many: most of the time they wait, for a server or an engine's end.
+func crowd() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
 }
 
 func buildAndRun(m *testing.M) (int, error) {
