@@ -6,5 +6,6 @@
 // Like all tests with real virtual machines they run where VM=1 is set, which
 // scripts/vm-test.sh does; E2E_LONG=1 makes the loads longer.
 //
-// Read first: guest_test.go, the engine in the guest; then local_test.go.
+// Read first: host_test.go, which tests there are on which kernel; guest_test.go,
+// the engine in the guest; then local_test.go.
 package hostdisk
