@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -51,6 +52,9 @@ type testPlugin struct {
 func (p *testPlugin) Manifest() store.Manifest {
 	m := store.Manifest{Name: p.kind, Version: "1", FenceOnExit: true,
 		Options: []store.Option{{Name: "size", Type: store.Size, Help: "of the disk"}}}
+	if strings.HasPrefix(p.kind, "grows") {
+		m.Name = "grows"
+	}
 	if p.kind == "othername" {
 		m.Name = "a name with spaces"
 	}
@@ -72,6 +76,12 @@ func (p *testPlugin) Open(_ context.Context, o store.Options) (store.Device, err
 			return nil, errors.New("it is open already")
 		}
 		return &exclusive{testDevice{kind: "memory"}, p}, nil
+	case p.kind == "grows":
+		return &growing{testDevice: testDevice{kind: "memory"}}, nil
+	case p.kind == "grows by itself":
+		return &restless{growing{testDevice: testDevice{kind: "memory"}}}, nil
+	case p.kind == "grows wrong":
+		return &wrong{growing{testDevice: testDevice{kind: "memory"}}}, nil
 	case p.kind == "null":
 		return &testDevice{kind: "null"}, nil
 	}

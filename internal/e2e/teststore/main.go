@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 
 	"blockengine/sdk/block"
@@ -27,6 +28,7 @@ func (plugin) Manifest() store.Manifest {
 		Options: []store.Option{
 			{Name: "path", Type: store.Path, Help: "the file; none: memory"},
 			{Name: "size", Type: store.Size, Help: "of a disk in memory"},
+			{Name: "watch", Type: store.Bool, Help: "look at the file's size all the time"},
 			{Name: "misdeed", Type: store.String, Help: "what to do wrong"},
 		}}
 }
@@ -56,17 +58,27 @@ func (plugin) Open(_ context.Context, o store.Options) (store.Device, error) {
 	}
 	d.info = block.Info{Size: uint64(st.Size()), BlockSize: 512, PreferredBlock: 4096,
 		Caps: block.CapFlush | block.CapFlushCoversAll, Identity: o.Volume}
+	d.size.Store(d.info.Size)
+	if o.Bools["watch"] {
+		return watchful{d}, nil
+	}
 	return d, nil
 }
 
 type disk struct {
 	f       *os.File
 	info    block.Info
+	size    atomic.Uint64 // bytes, by now
 	misdeed func(*channel)
 }
 
-func (d *disk) Info() block.Info { return d.info }
-func (d *disk) Close() error     { return d.f.Close() }
+func (d *disk) Close() error { return d.f.Close() }
+
+func (d *disk) Info() block.Info {
+	info := d.info
+	info.Size = d.size.Load()
+	return info
+}
 
 func (d *disk) Channel(done store.Completer) (store.Channel, error) { return &channel{d, done}, nil }
 
