@@ -169,6 +169,7 @@ func TestThousandsOfConnections(t *testing.T) {
 	const most, tries = 4096, 6200
 	besideHealthy(t, func(e *engine) {
 		c := e.dial("disk", nbdtest.Options{})
+		begin := time.Now()
 		var all []net.Conn
 		defer func() {
 			for _, c := range all {
@@ -194,10 +195,14 @@ func TestThousandsOfConnections(t *testing.T) {
 			if _, err := io.ReadFull(n, make([]byte, 18)); err != nil {
 				refused++
 			}
-			n.Close()
 		}
-		if refused < tries-most {
-			t.Errorf("%d of %d connections were refused, at most %d are allowed", refused, tries, most)
+		// Clients that say nothing make room in the end, on a machine where all this
+		// takes as long as that.
+		if took := time.Since(begin); refused < tries-most && took < handshakeLimit {
+			t.Errorf("%d of %d connections were refused within %v, at most %d are allowed", refused, tries, took, most)
+		}
+		for _, n := range all { // not before: others may still wait for a place
+			n.Close()
 		}
 		nbdtest.WaitFor(t, "a free place", func() bool {
 			c, err := nbdtest.Dial("unix", e.socket, nbdtest.Options{Export: "disk"})
@@ -209,6 +214,9 @@ func TestThousandsOfConnections(t *testing.T) {
 		})
 	})
 }
+
+// handshakeLimit is how long the engine waits for a client that is silent.
+const handshakeLimit = 10 * time.Second
 
 // dialPatiently connects to a socket whose queue may be full: a non-blocking
 // connect to a Unix socket fails then.
