@@ -356,31 +356,3 @@ func TestSever(t *testing.T) {
 		t.Error("it keeps its memory")
 	}
 }
-
-func TestNoAllocationPerRequest(t *testing.T) {
-	x := newRig(t)
-	x.disk.asked = nil
-	descs := []ioDesc{{opFlags: opRead, sectors: 8}, {opFlags: opWrite, sectors: 8, start: 8}, {opFlags: opWrite | descFUA, sectors: 8, start: 16}, {opFlags: opRead, sectors: 1}}
-	step := make(chan struct{})
-	run := reactor.MailFunc(func() {
-		for tag := range descs {
-			x.q.descs[tag] = descs[tag]
-			x.q.reap(iouring.CQE{UserData: uint64(tag)})
-		}
-		x.q.submit()
-	})
-	done := reactor.MailFunc(func() { x.ring.clear(); step <- struct{}{} })
-	per := testing.AllocsPerRun(200, func() {
-		x.r.Post(run)
-		x.r.Post(done)
-		<-step
-		x.r.Post(done) // the turn in which it ended is over
-		<-step
-	})
-	if per != 0 {
-		t.Errorf("%v allocations for %d requests", per, len(descs))
-	}
-	if x.q.stats.Ops[block.OpRead].Requests == 0 {
-		t.Error("nothing was done")
-	}
-}
