@@ -95,7 +95,8 @@ func TestCases(t *testing.T) {
 func TestConfigIsValid(t *testing.T) {
 	at := place{settings: &settings{wasm: "/x/nbd.wasm"}, dir: t.TempDir(), backing: "/x/back"}
 	many := engineConfig{volumes: manyVolumes()}
-	each := engineConfig{poll: "0", volumes: []volumeConfig{{name: "a", plugin: "memory"}, {name: "b", plugin: "null"}, {name: "c", plugin: "nbd"}, {name: "d", plugin: "nbdwasm"}, {name: "e", plugin: "nbdwasm"}}}
+	each := engineConfig{poll: "0", volumes: []volumeConfig{{name: "a", plugin: "memory"}, {name: "b", plugin: "null"}, {name: "c", plugin: "nbd"}, {name: "d", plugin: "nbdwasm"}, {name: "e", plugin: "nbdwasm"},
+		{name: "f", plugin: "file", direct: true, io: "threads"}, {name: "g", plugin: "file"}}}
 	for _, c := range []engineConfig{many, each} {
 		text := c.toml(at)
 		cfg, err := config.Parse(filepath.Join(at.dir, "engine.toml"), []byte(text))

@@ -13,11 +13,13 @@ type engineConfig struct {
 }
 
 // volumeConfig is a volume and an export of the same name. The plugin is
-// memory, null, nbd, nbdwasm (the nbd plugin in its sandbox) or nullprocess
+// memory, null, file, nbd, nbdwasm (the nbd plugin in its sandbox) or nullprocess
 // (a null store in a process of its own).
 type volumeConfig struct {
 	name, plugin string
-	vhostUser    bool // the frontend, in place of nbd
+	vhostUser    bool   // the frontend, in place of nbd
+	io           string // of plugin file; "": not written
+	direct       bool   // of plugin file
 }
 
 // toml writes the configuration of an engine at a place.
@@ -49,6 +51,11 @@ func (v volumeConfig) toml(b *strings.Builder, at place) {
 	switch v.plugin {
 	case "nbd", "nbdwasm":
 		fmt.Fprintf(b, "export = \"disk\"\n[[volume.path]]\naddress = %q\n", "unix:"+at.backing)
+	case "file":
+		fmt.Fprintf(b, "path = %q\nsize = \"%dMiB\"\ndirect = %v\n", filepath.Join(at.disk, v.name), diskSize>>20, v.direct)
+		if v.io != "" {
+			fmt.Fprintf(b, "io = %q\n", v.io)
+		}
 	default:
 		fmt.Fprintf(b, "size = \"%dMiB\"\n", diskSize>>20)
 	}

@@ -45,7 +45,7 @@ func manyVolumes() []volumeConfig {
 // look starts an engine of its own, gives it time to settle, and looks.
 func (r *run) look(ctx context.Context, volumes []volumeConfig, backed bool,
 	look func(context.Context, *instance) (string, error)) (string, error) {
-	at, err := r.place(ctx, backed)
+	at, err := r.place(ctx, backed, false)
 	if err != nil {
 		return "", err
 	}

@@ -29,6 +29,7 @@ import (
 type settings struct {
 	engine, wasm string // programs to measure: the binary, and the nbd plugin's module
 	store        string // and a null store's program
+	disk         string // and a directory on a disk
 	only         *regexp.Regexp
 	rounds       int
 	measure      time.Duration // of one load on one server, per round
@@ -68,6 +69,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.StringVar(&s.engine, "engine", "build/engine", "the engine's `file`")
 	f.StringVar(&s.wasm, "wasm", "build/plugins/nbd.wasm", "the nbd plugin's module, a `file`")
 	f.StringVar(&s.store, "store", "build/nullstore", "a null store that runs as a process, a `file`")
+	f.StringVar(&s.disk, "disk", "/var/tmp", "a `directory` on a disk, for disks that are files there")
 	f.IntVar(&s.rounds, "rounds", 3, "how often each load is repeated")
 	f.Float64Var(&seconds, "seconds", 3, "how long each load is measured")
 	f.IntVar(&s.upgrades, "upgrades", 50, "how often the plugin is upgraded with each method, two seconds each")

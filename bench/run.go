@@ -19,6 +19,7 @@ type run struct {
 	broken   map[string]error // servers that cannot be started
 	results  []*result        // in the order of the table
 	order    []*instance      // as started
+	disks    []string         // directories that are removed at the end
 }
 
 // result is what came out of one load on one server.
@@ -62,6 +63,9 @@ func newRun(s *settings) (*run, error) {
 func (r *run) close() {
 	for i := len(r.order) - 1; i >= 0; i-- {
 		r.order[i].stop()
+	}
+	for _, dir := range r.disks {
+		_ = os.RemoveAll(dir)
 	}
 	_ = os.RemoveAll(r.dir) // what is left of it says nothing about the figures
 }
@@ -196,7 +200,7 @@ func (r *run) instance(ctx context.Context, name string) (*instance, error) {
 }
 
 func (r *run) start(ctx context.Context, name string) (*instance, error) {
-	at, err := r.place(ctx, servers[name].backed)
+	at, err := r.place(ctx, servers[name].backed, servers[name].onDisk)
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +238,7 @@ func (r *run) client(in *instance, l load) func(context.Context, time.Duration) 
 
 // place makes a directory for a server, and starts the storage server if it is
 // to stand before that.
-func (r *run) place(ctx context.Context, backed bool) (place, error) {
+func (r *run) place(ctx context.Context, backed, onDisk bool) (place, error) {
 	at := place{settings: r.settings}
 	if backed {
 		backing, err := r.instance(ctx, backingServer)
@@ -244,6 +248,12 @@ func (r *run) place(ctx context.Context, backed bool) (place, error) {
 		at.backing = backing.socket
 	}
 	var err error
+	if onDisk {
+		if at.disk, err = os.MkdirTemp(r.settings.disk, "bench"); err != nil {
+			return at, fmt.Errorf("%w: name a directory with -disk", err)
+		}
+		r.disks = append(r.disks, at.disk)
+	}
 	at.dir, err = os.MkdirTemp(r.dir, "")
 	return at, err
 }

@@ -15,6 +15,7 @@ type server struct {
 	backed     bool // a proxy before the storage server
 	sparse     bool // forgets what is written: no use to fill it
 	depth1Only bool // how it waits matters only where it waits
+	onDisk     bool // keeps its disk in a file of a disk, place.disk
 	start      func(ctx context.Context, at place) (*instance, error)
 }
 
@@ -23,6 +24,7 @@ type place struct {
 	settings *settings
 	dir      string // of its own
 	backing  string // socket of the storage server, for proxies
+	disk     string // a directory on a disk, for servers that are there
 }
 
 func (p place) socket() string { return filepath.Join(p.dir, "s") }
@@ -51,6 +53,15 @@ var servers = map[string]server{
 
 	"engine, null in a process":         {ours: true, sparse: true, start: engineWith("nullprocess", "")},
 	"engine, null in a process, poll 0": {ours: true, sparse: true, start: engineWith("nullprocess", "0"), depth1Only: true},
+
+	"engine, file":                      {ours: true, onDisk: true, start: engineFile("", false)},
+	"engine, file, io threads":          {ours: true, onDisk: true, start: engineFile("threads", false)},
+	"engine, file, io io_uring":         {ours: true, onDisk: true, start: engineFile("io_uring", false)},
+	"nbdkit, file":                      {onDisk: true, start: nbdkitFile},
+	"qemu-storage-daemon, file":         {onDisk: true, start: qemuOnDisk("")},
+	"engine, file, direct":              {ours: true, onDisk: true, start: engineFile("", true)},
+	"engine, file, direct, io threads":  {ours: true, onDisk: true, start: engineFile("threads", true)},
+	"qemu-storage-daemon, file, direct": {onDisk: true, start: qemuOnDisk(",cache.direct=on,aio=native")},
 
 	"nbdkit, memory": {start: nbdkit("memory", strconv.Itoa(diskSize))},
 	"nbdkit, null":   {sparse: true, start: nbdkit("null", strconv.Itoa(diskSize))},
@@ -123,7 +134,7 @@ func qemuNull(front qemuFrontend) func(context.Context, place) (*instance, error
 // qemuFile is the daemon's nearest thing to a disk in memory: a file on tmpfs.
 func qemuFile(front qemuFrontend) func(context.Context, place) (*instance, error) {
 	return func(ctx context.Context, at place) (*instance, error) {
-		file, err := sparseFile(at)
+		file, err := sparseFile(at.dir)
 		if err != nil {
 			return nil, err
 		}
@@ -131,9 +142,28 @@ func qemuFile(front qemuFrontend) func(context.Context, place) (*instance, error
 	}
 }
 
+// qemuOnDisk exports a file of a disk.
+func qemuOnDisk(how string) func(context.Context, place) (*instance, error) {
+	return func(ctx context.Context, at place) (*instance, error) {
+		file, err := sparseFile(at.disk)
+		if err != nil {
+			return nil, err
+		}
+		return qemu(ctx, at, "driver=file,filename="+file+how, overNBD)
+	}
+}
+
+func nbdkitFile(ctx context.Context, at place) (*instance, error) {
+	file, err := sparseFile(at.disk)
+	if err != nil {
+		return nil, err
+	}
+	return nbdkit("file", file)(ctx, at)
+}
+
 // sparseFile makes a disk's file.
-func sparseFile(at place) (string, error) {
-	file := filepath.Join(at.dir, "disk")
+func sparseFile(dir string) (string, error) {
+	file := filepath.Join(dir, "disk")
 	f, err := os.Create(file)
 	if err != nil {
 		return "", err
@@ -151,6 +181,11 @@ func qemuProxy(front qemuFrontend) func(context.Context, place) (*instance, erro
 // configuration, "" the default.
 func engineWith(plugin, poll string) func(context.Context, place) (*instance, error) {
 	return engineServing(volumeConfig{name: "disk", plugin: plugin}, poll)
+}
+
+// engineFile starts the engine with a volume in a file of a disk.
+func engineFile(io string, direct bool) func(context.Context, place) (*instance, error) {
+	return engineServing(volumeConfig{name: "disk", plugin: "file", io: io, direct: direct}, "")
 }
 
 // engineVhostUser is engineWith for virtual machines.

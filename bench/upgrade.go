@@ -42,7 +42,7 @@ var upgradeServers = map[string]func(context.Context, place) (*instance, error){
 
 // qemuNBD serves a file on tmpfs, to one client at a time as is its default.
 func qemuNBD(ctx context.Context, at place) (*instance, error) {
-	file, err := sparseFile(at)
+	file, err := sparseFile(at.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +147,7 @@ type upgradeInstance struct {
 
 // upgradeEngine starts a server and an engine before it. stop ends both.
 func (r *run) upgradeEngine(ctx context.Context, server, wasm string) (in *upgradeInstance, stop func(), err error) {
-	back, err := r.place(ctx, false)
+	back, err := r.place(ctx, false, false)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -155,7 +155,7 @@ func (r *run) upgradeEngine(ctx context.Context, server, wasm string) (in *upgra
 	if err != nil {
 		return nil, nil, err
 	}
-	at, err := r.place(ctx, false)
+	at, err := r.place(ctx, false, false)
 	if err != nil {
 		backing.stop()
 		return nil, nil, err
