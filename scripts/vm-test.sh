@@ -34,10 +34,10 @@ tests() {
 
 if [ "${1:-}" = --second-lane ]; then
 	pattern=${2:-}
-	part "guests on a peer" tests "${pattern:-.}" ./internal/vmtest/scenario
 	part "guests on the engine" tests "${pattern:-TestVM}" ./internal/e2e
 	part "plugins' sandbox" tests "${pattern:-TestVM}" ./engine/pluginhost/sandbox
 	part "devices, made by the frontend alone" tests "${pattern:-TestVM}" ./frontends/ublk
+	[ -n "$pattern" ] || part "devices of a host with the newest kernel" tests TestNewestKernel ./internal/vmtest/hostdisk
 	exit
 fi
 
@@ -55,11 +55,11 @@ trap 'exit 130' INT TERM
 
 first=0
 (
-	part "the kit" tests "${1:-.}" ./internal/vmtest ./internal/vmtest/agent ./internal/vmtest/guest ./internal/vmtest/guestimage
+	part "the kit, and guests on a peer" tests "${1:-.}" ./internal/vmtest ./internal/vmtest/agent ./internal/vmtest/guest ./internal/vmtest/scenario
 	if [ $# -gt 0 ]; then
 		part "devices of this host" tests "$1" ./internal/vmtest/hostdisk
 	else
-		part "devices of this host" tests . -skip '^TestFigures$' ./internal/vmtest/hostdisk
+		part "devices of this host" tests . -skip '^(TestFigures|TestNewestKernel)$' ./internal/vmtest/hostdisk
 	fi
 ) || first=$?
 status=0
