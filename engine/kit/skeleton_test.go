@@ -94,7 +94,7 @@ func TestSkeletonStore(t *testing.T) {
 	}
 	sum, err := Test(t.Context(), Options{Path: path, Values: []string{"size=16MiB"}})
 	passes(t, sum, err)
-	if sum.Kind != "store" || sum.Passed != 11 {
+	if sum.Kind != "store" || sum.Passed != 12 {
 		t.Errorf("%+v", sum)
 	}
 	if _, err := Test(t.Context(), Options{Path: path}); err == nil {

@@ -2,6 +2,7 @@ package kit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -41,16 +42,34 @@ type device struct {
 	opt     guest.LinkOptions
 	info    block.Info
 	first   guest.Link // until a channel takes it
+	last    guest.Link // that was made
 }
 
 func (d *device) newLink() (guest.Link, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openWait)
 	defer cancel()
-	return d.store.NewLink(ctx, d.opt)
+	link, err := d.store.NewLink(ctx, d.opt)
+	if err == nil {
+		d.last = link
+	}
+	return link, err
 }
 
 // Info implements store.Device.
 func (d *device) Info() block.Info { return d.info }
+
+// Rescan implements store.Rescanner.
+func (d *device) Rescan(ctx context.Context) error {
+	r, ok := d.last.(guest.Rescanner)
+	if !ok {
+		return errors.New("the link cannot ask what the disk is like")
+	}
+	if err := r.Rescan(ctx); err != nil {
+		return err
+	}
+	d.info = d.last.Info()
+	return nil
+}
 
 // Channel implements store.Device.
 func (d *device) Channel(done store.Completer) (store.Channel, error) {

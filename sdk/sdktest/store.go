@@ -51,6 +51,7 @@ func StoreCases() []StoreCase {
 		{"two channels", manual, (*StoreHarness).two},
 		{"not promised", manual, (*StoreHarness).notPromised},
 		{"read-only", manual, (*StoreHarness).readOnly},
+		{"rescan", manual, (*StoreHarness).rescan},
 		{"close and open", manual, (*StoreHarness).reopen},
 	}
 }

@@ -2,6 +2,7 @@ package sdktest_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -14,9 +15,10 @@ import (
 
 // ram is a store in memory that misbehaves as its fault says.
 type ram struct {
-	fault string
-	mu    sync.Mutex // guards data
-	data  []byte
+	fault  string
+	looked bool       // at a disk that is smaller then
+	mu     sync.Mutex // guards data
+	data   []byte
 }
 
 func (r *ram) Manifest() store.Manifest { return store.Manifest{Name: "ram", Version: "1"} }
@@ -31,10 +33,21 @@ func (r *ram) Open(context.Context, store.Options) (store.Device, error) {
 func (r *ram) Info() block.Info {
 	i := block.Info{Size: uint64(len(r.data)), BlockSize: 512, PreferredBlock: 4096, MaxTransfer: 256 << 10,
 		Caps: block.CapFlush | block.CapFlushCoversAll | block.CapWriteZeroes | block.CapBlockStatus}
+	if r.looked {
+		i.Size /= 2
+	}
 	if r.fault == "info" {
 		i.PreferredBlock = 1000
 	}
 	return i
+}
+
+func (r *ram) Rescan(context.Context) error {
+	if r.fault == "blind" {
+		return errors.New("there is nothing to be seen")
+	}
+	r.looked = r.fault == "shrinks"
+	return nil
 }
 
 func (r *ram) Channel(done store.Completer) (store.Channel, error) { return &ramChannel{r, done}, nil }
@@ -116,6 +129,7 @@ func TestStoreFaults(t *testing.T) {
 	for fault, says := range map[string]string{
 		"info": "preferred", "twice": "not outstanding", "unfilled": "filled", "late complete": "use Post",
 		"first segment": "same data false", "forgets zeroes": "written last", "forgets": "another identity",
+		"shrinks": "it is smaller", "blind": "nothing to be seen",
 	} {
 		var said []string
 		r := sdktest.NewRunner(time.Minute, func(r sdktest.Result) { said = append(said, r.Findings...) })
