@@ -49,13 +49,7 @@ func (d *Device) add(ctx context.Context) error {
 // features gives the flags that the device needs, and refuses what this kernel
 // does not have.
 func (d *Device) features() (uint64, error) {
-	flags := uint64(flagIoctlEncode)
-	switch d.o.Recovery {
-	case Reissue:
-		flags |= flagRecovery | flagReissue
-	case FailIO:
-		flags |= flagRecovery | flagFailIO
-	}
+	flags := flagIoctlEncode | d.o.Recovery.flags()
 	flags |= d.chooseCopy().flags()
 	if d.o.Unprivileged {
 		if d.o.Recovery != None {

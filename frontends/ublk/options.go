@@ -34,6 +34,17 @@ func (r Recovery) String() string {
 	return "unknown"
 }
 
+// flags are what a device has in the kernel that is made so.
+func (r Recovery) flags() uint64 {
+	switch r {
+	case Reissue:
+		return flagRecovery | flagReissue
+	case FailIO:
+		return flagRecovery | flagFailIO
+	}
+	return 0
+}
+
 // AnyID leaves the device's number to the kernel.
 const AnyID = -1
 
