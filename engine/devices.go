@@ -53,11 +53,7 @@ func checkDevices(cfg *config.Config, askUblk func() ublk.Report, askNBD func() 
 		other := ""
 		switch x.Frontend {
 		case config.FrontendUblk:
-			report := askUblk()
-			missing = report.Missing
-			if len(missing) == 0 {
-				problems = append(problems, lacks(cfg, &x, &report)...)
-			}
+			missing = askUblk().Missing
 			if len(missing) > 0 && askNBD().Usable {
 				other = `; or write frontend = "nbd-kernel", which this kernel can`
 			}
@@ -68,17 +64,6 @@ func checkDevices(cfg *config.Config, askUblk func() ublk.Report, askNBD func() 
 			problems = append(problems, cfg.ProblemAt(x.Place, "frontend",
 				fmt.Sprintf("%q cannot be had on this host", x.Frontend), strings.Join(missing, "; ")+other))
 		}
-	}
-	return problems
-}
-
-// lacks refuses what an export wants of ublk that this kernel's has not.
-func lacks(cfg *config.Config, x *config.Export, report *ublk.Report) (problems config.Problems) {
-	if err := report.Lacks(ublkCopy[x.Copy], ublk.None); err != nil {
-		problems = append(problems, cfg.ProblemAt(x.Place, "copy", fmt.Sprintf("%q cannot be had on this host", x.Copy), err.Error()))
-	}
-	if err := report.Lacks(ublk.CopyAuto, ublkRecovery[x.Recovery]); err != nil {
-		problems = append(problems, cfg.ProblemAt(x.Place, "recovery", fmt.Sprintf("%q cannot be had on this host", x.Recovery), err.Error()))
 	}
 	return problems
 }

@@ -61,15 +61,6 @@ func (r *Report) ask() {
 	r.Usable = len(r.Missing) == 0
 }
 
-// Lacks tells why a device with such a way of copying, or of recovery, cannot be
-// made here; nil if it can, or if the driver cannot tell.
-func (r *Report) Lacks(c Copy, v Recovery) error {
-	if r.Features == 0 {
-		return nil
-	}
-	return lacks((c.flags() | v.flags()) &^ r.Features)
-}
-
 // notes says what later kernels can do.
 func notes(features uint64) (list []string) {
 	if features == 0 {
