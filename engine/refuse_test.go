@@ -142,7 +142,7 @@ func TestStateDirOfOthersIsRefused(t *testing.T) {
 func TestWrongUsage(t *testing.T) {
 	s := newSite(t, "HEAD")
 	for _, tc := range []struct{ args, want string }{
-		{"", "engine: name a command: check, nbd-kernel, plugin, run, status, ublk, version: see engine --help\n"},
+		{"", "engine: name a command: check, nbd-kernel, plugin, run, status, ublk, version, volume: see engine --help\n"},
 		{"chekc", "engine: there is no command \"chekc\": do you mean check: see engine --help\n"},
 		{"plugin", "engine: name a command: inspect, list, new, record, replay, rollback, test, upgrade: see engine plugin --help\n"},
 		{"ublk", "engine: name a command: delete, list, recover: see engine ublk --help\n"},
