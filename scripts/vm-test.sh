@@ -50,7 +50,7 @@ log=$(mktemp)
 # In a session of its own, so that it can be ended with all that it has started.
 setsid scripts/vm-test.sh --second-lane "${1:-}" >"$log" 2>&1 &
 second=$!
-trap 'kill -- "-$second" 2>/dev/null; rm -f "$log"' EXIT
+trap 'kill -- "-$second" 2>/dev/null || true; rm -f "$log"' EXIT
 trap 'exit 130' INT TERM
 
 first=0

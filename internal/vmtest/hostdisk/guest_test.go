@@ -160,7 +160,7 @@ type volume struct {
 
 // file is a volume in a file of the guest's memory, as device n.
 func file(name string, mib, n int) volume {
-	return volume{name: name, plugin: "file", patience: "1s", options: fmt.Sprintf("path = \"/tmp/%s.img\"\nsize = \"%dMiB\"\n", name, mib),
+	return volume{name: name, plugin: "file", patience: "2s", options: fmt.Sprintf("path = \"/tmp/%s.img\"\nsize = \"%dMiB\"\n", name, mib),
 		more: "timeout = \"1s\"\nfence = \"0s\"\n", device: n}
 }
 

@@ -100,7 +100,7 @@ func orphans(g *guest) {
 // shrunk: the disk of a device became smaller while no engine ran. It is refused
 // and the device stays; when the disk is whole again an order is enough.
 func shrunk(g *guest) {
-	g.configure("", volume{name: "a", plugin: "file", patience: "1s", options: "path = \"/tmp/a.img\"\n", device: 0, more: "timeout = \"1s\"\nfence = \"0s\"\n"})
+	g.configure("", volume{name: "a", plugin: "file", patience: "2s", options: "path = \"/tmp/a.img\"\n", device: 0, more: "timeout = \"1s\"\nfence = \"0s\"\n"})
 	out := g.sh(`
 		truncate -s 64M /tmp/a.img
 		engine_start
