@@ -21,6 +21,8 @@ type foundDevice struct {
 	Path        string `json:"path,omitempty"`
 	State       string `json:"state"`
 	PID         int    `json:"pid,omitempty"` // of the process that serves it
+	UID         uint32 `json:"uid,omitempty"` // of who has made it, as a udev rule for unprivileged devices asks
+	GID         uint32 `json:"gid,omitempty"`
 	Export      string `json:"export,omitempty"`
 	Volume      string `json:"volume,omitempty"`
 	Identity    string `json:"identity,omitempty"`
@@ -43,7 +45,7 @@ var ublkCommands = driverCommands{
 	list: func(ctx context.Context, dir string) (all []foundDevice, err error) {
 		found, err := ublk.List(ctx, dir)
 		for _, f := range found {
-			all = append(all, foundDevice{Number: f.ID, Path: f.Path, State: f.State, PID: f.Server, Export: f.Name, Volume: f.Volume,
+			all = append(all, foundDevice{Number: f.ID, Path: f.Path, State: f.State, PID: f.Server, UID: f.UID, GID: f.GID, Export: f.Name, Volume: f.Volume,
 				Identity: f.Identity, Size: f.Size, Queues: f.Queues, Depth: f.Depth, Recoverable: f.Recoverable})
 		}
 		return all, err

@@ -130,13 +130,13 @@ func TestFeatureNames(t *testing.T) {
 
 func TestFoundOf(t *testing.T) {
 	known := []*record{{Token: 9, Name: "a", Volume: "v", Identity: "i", Size: 5}}
-	info := devInfo{queues: 2, depth: 3, state: stateQuiesced, id: 4, pid: -1, flags: flagRecovery, token: 9}
-	want := Found{ID: 4, Path: "/dev/ublkb4", State: "quiesced", Name: "a", Volume: "v", Identity: "i", Size: 5, Queues: 2, Depth: 3, Recoverable: true}
+	info := devInfo{queues: 2, depth: 3, state: stateQuiesced, id: 4, pid: -1, flags: flagRecovery, token: 9, uid: 1000, gid: 100}
+	want := Found{ID: 4, Path: "/dev/ublkb4", State: "quiesced", Name: "a", Volume: "v", Identity: "i", Size: 5, Queues: 2, Depth: 3, Recoverable: true, UID: 1000, GID: 100}
 	if got := foundOf(&info, known); got != want {
 		t.Errorf("%+v", got)
 	}
 	info.token, info.state, info.pid = 8, 77, 12
-	want = Found{ID: 4, Path: "/dev/ublkb4", State: "unknown", Server: 12, Queues: 2, Depth: 3}
+	want = Found{ID: 4, Path: "/dev/ublkb4", State: "unknown", Server: 12, Queues: 2, Depth: 3, UID: 1000, GID: 100}
 	if got := foundOf(&info, known); got != want {
 		t.Errorf("another's: %+v", got)
 	}

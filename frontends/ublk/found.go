@@ -16,6 +16,7 @@ type Found struct {
 	Path        string // /dev/ublkbN, "" where ID is -1
 	State       string // the kernel's: dead, live, quiesced, fail_io; gone where ID is -1
 	Server      int    // process that serves it, or served it last; 0: none
+	UID, GID    uint32 // of who has made it, where ID is not -1
 	Name        string // the export's that it is remembered for; "" for another program's device
 	Volume      string // its name
 	Identity    string // what the volume said of itself
@@ -73,7 +74,7 @@ func (c *control) found(ctx context.Context, known []*record) (list []Found, err
 }
 
 func foundOf(info *devInfo, known []*record) Found {
-	f := Found{ID: int(info.id), Path: blockPath(int(info.id)), State: "unknown", Server: max(int(info.pid), 0),
+	f := Found{ID: int(info.id), Path: blockPath(int(info.id)), State: "unknown", Server: max(int(info.pid), 0), UID: info.uid, GID: info.gid,
 		Queues: int(info.queues), Depth: int(info.depth)}
 	if int(info.state) < len(kernelStates) {
 		f.State = kernelStates[info.state]

@@ -145,8 +145,8 @@ type devInfo struct {
 	_      uint32
 	flags  uint64
 	token  uint64 // ublksrv_flags: the server's own, kept by the driver
-	uid    uint32
-	_      uint32
+	uid    uint32 // of who has made it
+	gid    uint32
 	_, _   uint64
 }
 

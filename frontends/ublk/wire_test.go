@@ -31,6 +31,7 @@ func TestLayouts(t *testing.T) {
 		{"dev_info.flags", unsafe.Offsetof(i.flags), 24},
 		{"dev_info.ublksrv_flags", unsafe.Offsetof(i.token), 32},
 		{"dev_info.owner_uid", unsafe.Offsetof(i.uid), 40},
+		{"dev_info.owner_gid", unsafe.Offsetof(i.gid), 44},
 		{"params.basic", unsafe.Offsetof(p.attrs), 8},
 		{"params.basic.logical_bs_shift", unsafe.Offsetof(p.logicalShift), 12},
 		{"params.basic.max_sectors", unsafe.Offsetof(p.maxSectors), 16},
