@@ -367,9 +367,7 @@ func TestMemoryThatIsKept(t *testing.T) {
 	k := open(t, l, r, o, "v")
 	m, b := guestMemory(t, "a-guest", 1<<20)
 	lendOne(t, k, o, block.OpRead, [][]byte{b[:512]})
-	if err := syscall.Kill(l.Status().PID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	stopped(t, l.Status().PID)
 	m.Unregister()
 	if err := within(t, o.lost, "the loss"); trapOf(err) != "hang" || !strings.Contains(err.Error(), "keeps the memory of a virtual machine that is gone") {
 		t.Errorf("lost by %v", err)

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -25,6 +26,25 @@ func gone(t testing.TB, pid int) {
 			t.Fatalf("process %d does not end", pid)
 		}
 	}
+}
+
+// stopped stops a process, and waits until none of its threads runs any more: the
+// signal takes a while to reach all of them.
+func stopped(t testing.TB, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all threads to stop", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, name := range threads {
+			b, err := os.ReadFile(name)
+			if _, state, _ := strings.Cut(string(b), ") "); err != nil || !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return len(threads) > 0
+	})
 }
 
 func TestClosedPluginServesWhatIsOpen(t *testing.T) {

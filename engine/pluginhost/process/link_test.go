@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"syscall"
 	"testing"
 	"time"
 
@@ -127,14 +126,9 @@ func TestLinkFindsHang(t *testing.T) {
 	p := startPeer(t, "memory 0s", nil, reg)
 	r := startReactor(t, 0)
 	o := newOwner(t, r, reg, 50*time.Millisecond)
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	stopped(t, p.cmd.Process.Pid)
 	rnd := rand.New(rand.NewPCG(5, 6))
-	// The signal takes a while to stop all of it, and what it has taken by then
-	// says nothing.
 	for slot := range 20 {
-		time.Sleep(10 * time.Millisecond)
 		r.Do(func() {
 			o.askAny(slot, rnd)
 			o.l.Push()
