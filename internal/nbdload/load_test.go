@@ -275,7 +275,8 @@ func TestStopGivesUp(t *testing.T) {
 	o.Timeout = 100 * time.Millisecond
 	l := start(t, o)
 	completed(t, l, 10)
-	defer s.StallReplies()()
+	silent := s.AddRule(nbdtest.Rule{Fault: nbdtest.Fault{NoReply: true}})
+	nbdtest.WaitFor(t, "a request that is not answered", func() bool { return silent.Hits() > 0 })
 	r, err := l.Stop()
 	if err == nil || !strings.Contains(err.Error(), "not answered within 100ms") || r.Lost == 0 {
 		t.Errorf("%v, %d lost", err, r.Lost)

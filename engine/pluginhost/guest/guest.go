@@ -29,8 +29,11 @@ const (
 )
 
 // CallWait is how long a call that must be answered at once may wait for another
-// process. It is what BudgetLogin lets a metered guest run.
-const CallWait = 50 * time.Millisecond
+// process, and a reactor with it. It is a few of an upgrade's calls, which take
+// microseconds; but on a host that is busy a process may have to wait for its turn
+// for longer than BudgetLogin would let a metered guest run, and an upgrade must not
+// fail of that.
+const CallWait = 500 * time.Millisecond
 
 // Instance is the state machine of one connection. It is used by one
 // goroutine at a time.
