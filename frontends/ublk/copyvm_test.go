@@ -95,7 +95,7 @@ func zeroCopyKilled(t *testing.T, vm *vmtest.VM) {
 	args := file(vm, "/run/disk", 16*mib) + " -queues 2 -copy 4"
 	check := func(step string, c *vmtest.Command) {
 		t.Helper()
-		if got := vm.MustRun("serve -list"); strings.Count(got, "ID:0") != 1 || strings.Count(got, "ID:") != 1 {
+		if got := vm.MustRun("serve -list"); strings.Count(got, "{ID:0 ") != 1 || strings.Count(got, "{ID:") != 1 {
 			t.Errorf("%s: not one device: %s", step, got)
 		}
 		vm.MustRun("dd if=/dev/urandom of=/dev/ublkb0 bs=64k count=16 oflag=direct conv=fsync; dd if=/dev/ublkb0 of=/run/b bs=1M count=1 iflag=direct; cmp -n 1048576 /run/b /run/disk")

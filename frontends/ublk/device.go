@@ -206,10 +206,25 @@ func (d *Device) Leave(ctx context.Context) error {
 	if d.holds() {
 		d.disarmed(ctx)
 	}
-	d.releaseAll()
+	if d.quiesces {
+		d.releaseAll()
+	} else {
+		d.releaseVolume()
+	}
 	d.journal.close()
 	d.ctl.close()
 	return nil
+}
+
+// releaseVolume gives the volume back, and leaves the rest to the end of the
+// process. A driver that cannot quiesce goes on handing out requests while a ring is
+// closed, and one that it hands out between its looking for such requests and the
+// end of the ring is lost: the device is never free again (seen with Linux 6.12).
+// It looks whether a server is exiting, so that is how we go.
+func (d *Device) releaseVolume() {
+	for _, q := range d.queues {
+		q.r.Do(q.q.Close)
+	}
 }
 
 // awaitEvery is how often await looks.

@@ -149,7 +149,7 @@ func killedAtEveryStep(t *testing.T, vm *vmtest.VM) {
 			t.Fatalf("%s: status %d, it said %s", s, status, out)
 		}
 		c := serve(t, vm, args)
-		if list := vm.MustRun("serve -list"); strings.Count(list, "ID:") != 1 || !strings.Contains(list, "ID:0") {
+		if list := vm.MustRun("serve -list"); strings.Count(list, "{ID:") != 1 || !strings.Contains(list, "{ID:0 ") {
 			t.Errorf("%s: not one device: %s", s, list)
 		}
 		vm.MustRun("dd if=/dev/urandom of=/dev/ublkb0 bs=64k count=16 oflag=direct conv=fsync; dd if=/dev/ublkb0 of=/run/b bs=1M count=1 iflag=direct; cmp -n 1048576 /run/b /run/disk")
