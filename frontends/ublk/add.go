@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -143,8 +145,25 @@ func (d *Device) bringUp(ctx context.Context, info *devInfo, want uint64, disk *
 		return err
 	}
 	at(StepStarted)
+	d.spareTag(info)
 	d.log.Info("device", "export", d.o.Name, "device", d.Path(), "size", p.size(), "queues", info.queues, "depth", info.depth, "copy", copyOf(info.flags))
 	return nil
+}
+
+// spareTag has users of the device leave a tag of each queue to the driver. Those
+// before Linux 6.16 learn of our death only by a command that they hold: while all
+// tags of a queue are with us, as they are when a busy volume's server is away, they
+// would notice a kill by the kernel's timeout for requests only, half a minute later.
+// Whoever sets nr_requests, or changes the I/O scheduler, takes that back.
+func (d *Device) spareTag(info *devInfo) {
+	const least = 4 // the kernel's, of nr_requests
+	if d.ctl.features&flagPerIODaemon != 0 || info.depth <= least {
+		return
+	}
+	path := fmt.Sprintf("/sys/block/%s/queue/nr_requests", filepath.Base(d.Path()))
+	if err := os.WriteFile(path, strconv.AppendUint(nil, uint64(info.depth-1), 10), 0); err != nil {
+		d.log.Info("a kill of the engine may be noticed late by the device", "device", d.Path(), "err", err)
+	}
 }
 
 // startPatience is how much longer than other commands START_DEV may take: the

@@ -219,8 +219,9 @@ func (d *Device) Leave(ctx context.Context) error {
 // releaseVolume gives the volume back, and leaves the rest to the end of the
 // process. A driver that cannot quiesce goes on handing out requests while a ring is
 // closed, and one that it hands out between its looking for such requests and the
-// end of the ring is lost: the device is never free again (seen with Linux 6.12).
-// It looks whether a server is exiting, so that is how we go.
+// end of the ring is lost until the kernel's timeout for requests, half a minute,
+// and the device with it (seen with Linux 6.12). It looks whether a server is
+// exiting, so that is how we go.
 func (d *Device) releaseVolume() {
 	for _, q := range d.queues {
 		q.r.Do(q.q.Close)
