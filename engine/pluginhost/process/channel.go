@@ -45,7 +45,7 @@ func (p *proc) open(ctx context.Context, d *device, l ring.Layout, make func(*re
 func (p *proc) openChannel(ctx context.Context, n uint64, d *device, r *region) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	m := calls.OpenChannel{Channel: n, Layout: r.Layout, Poll: int64(lookFactor * p.host.opt.Poll)}
+	m := calls.OpenChannel{Channel: n, Layout: r.Layout, Poll: int64(p.host.opt.Poll)}
 	if d != nil {
 		m.Device = d.number
 	}

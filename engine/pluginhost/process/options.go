@@ -31,8 +31,8 @@ type Options struct {
 	// engine ends; "": there is none, because nothing is served.
 	StateDir string
 	Self     []string // the command that is the sandbox's shim; nil: sandbox.DefaultSelf
-	// Poll is how long a reactor looks for events before it sleeps; 0: not at all.
-	// A worker in the process looks lookFactor times as long for requests.
+	// Poll is how long a worker in the process looks for requests before it sleeps,
+	// as reactors look for events; 0: not at all.
 	Poll time.Duration
 	// Hang is how long the process may leave calls unanswered and requests
 	// untaken before it is killed; 0: DefaultHang.
@@ -42,12 +42,6 @@ type Options struct {
 
 // Defaults.
 const DefaultHang = 5 * time.Second
-
-// lookFactor is how much longer a worker looks than a reactor. Between two requests
-// of a client that waits for its answer lie the reactor's turn, the way to the client
-// and the client's own time. A worker that gives up before lets its processor halt,
-// and to wake that costs more than the request (see RATIONALE.md).
-const lookFactor = 4
 
 // Bounds on memory and processors.
 const (

@@ -48,6 +48,7 @@ type Worker struct {
 	mem    []byte
 	memory *Memory
 	taken  uint32 // submissions, or calls, so far
+	lonely uint32 // so many times running there was one only
 
 	spin  int64  // ns: how long to look before sleeping
 	skip  uint32 // so many times it is not looked
@@ -109,6 +110,9 @@ func (w *Worker) run(s ringServer) {
 		if w.closing.Load() {
 			break
 		}
+		if w.lonely++; tail-w.taken > 1 {
+			w.lonely = 0
+		}
 		s.serve(tail)
 	}
 	s.finish()
@@ -159,6 +163,17 @@ func (w *Worker) await() (tail uint32) {
 // a look in vain costs is nothing, shared among so many sleeps.
 const maxSkips = 1024
 
+// Who gets one request at a time, again and again, has a client that waits for the
+// answer. Before the next one lie the engine's turn, the way to the client and the
+// client's own time, and a worker that gives up before lets its processor halt: to
+// wake that costs more than the request. Where many come at a time that is shared
+// among them, and to look for long takes the processor from the engine, or from the
+// client.
+const (
+	many   = 8 // times running
+	longer = 4 // the window then
+)
+
 // look looks for more before sleeping. It pays if the engine is quick and runs on
 // another processor; if they share one, the engine cannot submit while somebody
 // looks. So each look in vain is followed by twice as many sleeps without one.
@@ -170,8 +185,12 @@ func (w *Worker) look(tail *uint32) bool {
 		w.skip--
 		return false
 	}
+	window := w.spin
+	if w.lonely >= many {
+		window *= longer
+	}
 	// Other goroutines get their turn, should processors be few.
-	for end := nanotime() + w.spin; ; runtime.Gosched() {
+	for end := nanotime() + window; ; runtime.Gosched() {
 		for range 16 {
 			if *tail = w.region.SubTail.Load(); *tail != w.taken {
 				w.skips = 0
