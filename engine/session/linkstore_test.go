@@ -139,8 +139,9 @@ func (p *process) kill() {
 	for l := range links {
 		l.mu.Lock()
 		l.dead = true
+		r := l.r
 		l.mu.Unlock()
-		if r := l.r; r != nil {
+		if r != nil {
 			r.Post(reactor.MailFunc(func() {
 				if !l.closed {
 					l.owner.Lost(&guest.Trap{Cause: "exit", Err: errors.New("killed")})
@@ -172,7 +173,12 @@ func (l *ringLink) Info() block.Info { return l.info }
 func (l *ringLink) Depth() int       { return 16 }
 
 func (l *ringLink) Start(r *reactor.Reactor, owner guest.LinkOwner) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.r, l.owner = r, owner
+	if l.dead { // before there was a reactor to tell
+		return &guest.Trap{Cause: "exit", Err: errors.New("killed")}
+	}
 	return nil
 }
 
