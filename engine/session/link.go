@@ -155,12 +155,9 @@ func (cn *conn) share(n int, io *volume.IO) bool {
 	if !io.Op.HasPayload() || io.Lower.Flags&ioCopied != 0 || !cn.link.Lends() {
 		return false
 	}
-	data := cn.into[:0]
-	io.EachSegment(0, io.Length, func(b []byte) { data = append(data, b) })
-	shared := cn.link.Lend(n, data)
-	clear(data)
-	cn.into = data
-	return shared
+	data := cn.segments(io, 0, io.Length)
+	defer clear(data)
+	return cn.link.Lend(n, data)
 }
 
 // linkOwner is the conn as its link sees it.

@@ -5,6 +5,7 @@ import (
 
 	"blockengine/engine/pluginhost/guest"
 	"blockengine/engine/sys"
+	"blockengine/engine/volume"
 	"blockengine/sdk/abi"
 	"blockengine/sdk/block"
 )
@@ -114,8 +115,14 @@ func (cn *conn) direct() [][]byte {
 	if io == nil {
 		return nil
 	}
+	return cn.segments(io, d.at, d.to)
+}
+
+// segments gives the memory of bytes [from, to) of a payload, in cn.into: it is to be
+// cleared after use.
+func (cn *conn) segments(io *volume.IO, from, to uint64) [][]byte {
 	into := cn.into[:0]
-	io.EachSegment(d.at, d.to, func(b []byte) { into = append(into, b) })
+	io.EachSegment(from, to, func(b []byte) { into = append(into, b) })
 	cn.into = into
 	return into
 }
