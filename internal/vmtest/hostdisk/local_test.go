@@ -139,13 +139,16 @@ func readOnly(g *guest) {
 
 // memoryPressure: much is written into the page cache by a group of processes
 // that may have little memory, so the engine has to work while the kernel
-// reclaims.
+// reclaims. The group is slowed down at its limit: with a limit for good the
+// kernel, where a busy host makes the guest's disks slow, rather kills the writer
+// than to wait for its pages.
 func memoryPressure(g *guest) {
 	g.sh(`
 		mkfs.ext4 -q -b 4096 /dev/%s 2>&1; mount /dev/%s /mnt
 		echo +memory >/sys/fs/cgroup/cgroup.subtree_control
-		mkdir /sys/fs/cgroup/tight; echo 24M >/sys/fs/cgroup/tight/memory.max
+		mkdir /sys/fs/cgroup/tight; echo 24M >/sys/fs/cgroup/tight/memory.high
 		sh -c 'echo $$ >/sys/fs/cgroup/tight/cgroup.procs; exec dd if=/dev/zero of=/mnt/big bs=1M count=160 2>&1'
+		[ "$(sed -n 's/^high //p' /sys/fs/cgroup/tight/memory.events)" -gt 0 ]
 		sync
 		[ "$(tr -d '\0' </mnt/big | wc -c)" = 0 ]
 		umount /mnt
