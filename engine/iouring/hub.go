@@ -55,6 +55,9 @@ func Of(r *reactor.Reactor) (*Hub, error) {
 	return h, nil
 }
 
+// Reactor is whose ring it is.
+func (h *Hub) Reactor() *reactor.Reactor { return h.r }
+
 func newHub(r *reactor.Reactor, o Options) (*Hub, error) {
 	h := &Hub{r: r, files: table{what: "files"}, buffers: table{what: "buffers"}}
 	h.ending.Run = h.turn

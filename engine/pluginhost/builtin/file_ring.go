@@ -29,13 +29,14 @@ const ringSegments = 64
 // fileRing carries out reads and writes of a channel through the ring of its
 // reactor. What it cannot do, it gives to the workers.
 type fileRing struct {
-	ch    *fileChannel
-	user  *iouring.User
-	ops   []*ringOp        // by the entries' values
-	free  []uint32         // places in ops
-	round []job            // whom the sync is for that the kernel does
-	out   []*block.Request // reused by handBack
-	base  uint64           // the address of a registered buffer's first byte: 0 for a driver's pages; a test's lie somewhere
+	ch      *fileChannel
+	user    *iouring.User
+	ops     []*ringOp        // by the entries' values
+	free    []uint32         // places in ops
+	round   []job            // whom the sync is for that the kernel does
+	out     []*block.Request // reused by handBack
+	staging *staging         // nil: memory that direct I/O cannot use is the workers' matter
+	base    uint64           // the address of a registered buffer's first byte: 0 for a driver's pages; a test's lie somewhere
 }
 
 // ringOp is a request that the kernel has.
@@ -45,6 +46,8 @@ type ringOp struct {
 	moved  uint64 // bytes
 	mode   uint32 // of a fallocate
 	iov    []syscall.Iovec
+	staged []byte // where the payload is meanwhile, in place slot; nil: where it belongs
+	slot   uint16
 	fixed  bool   // the payload is a registered buffer
 	buffer uint16 // its place
 	async  bool   // by a thread of the kernel's, since it would not do it at once
@@ -65,6 +68,12 @@ func newFileRing(ch *fileChannel, done store.Completer) (*fileRing, error) {
 	x := &fileRing{ch: ch}
 	if x.user, err = hub.Join(x, true); err != nil {
 		return nil, fmt.Errorf("plugin file: %w", err)
+	}
+	if ch.dev.direct {
+		if x.staging, err = joinStaging(hub); err != nil {
+			x.user.Leave(nil)
+			return nil, fmt.Errorf("plugin file: %w", err)
+		}
 	}
 	return x, nil
 }
@@ -87,7 +96,10 @@ func (x *fileRing) begin(r *block.Request, writes bool) bool {
 		x.sync(job{r: r, ch: x.ch, failures: d.sync.failures.Load(), written: true})
 		return true
 	case block.OpRead, block.OpWrite:
-		ok = d.direct && d.alignedMemory(r) || !d.direct && r.Length <= maxRingCopy
+		if d.direct && !d.alignedMemory(r) {
+			return x.stage(r)
+		}
+		ok = d.direct || r.Length <= maxRingCopy
 	case block.OpDiscard, block.OpWriteZeroes:
 		mode, ok = d.fallocMode(r)
 	}
@@ -121,7 +133,7 @@ func (x *fileRing) op(r *block.Request) *ringOp {
 	}
 	op := x.ops[x.free[len(x.free)-1]]
 	x.free = x.free[:len(x.free)-1]
-	op.r, op.fixed, op.async = r, false, false
+	op.r, op.staged, op.fixed, op.async = r, nil, false, false
 	return op
 }
 
@@ -143,6 +155,11 @@ func (x *fileRing) enter(op *ringOp) {
 	}
 	if op.fixed {
 		e.Opcode, e.BufIndex, e.Addr, e.Len = fixed, op.buffer, x.base+op.moved, uint32(r.Length-op.moved)
+		return
+	}
+	if op.staged != nil {
+		part := op.staged[op.moved:]
+		e.Opcode, e.Addr, e.Len = plain, uint64(uintptr(unsafe.Pointer(unsafe.SliceData(part)))), uint32(len(part))
 		return
 	}
 	op.iov = op.segments()
@@ -205,11 +222,13 @@ func (x *fileRing) allocated(op *ringOp, errno syscall.Errno) {
 // moved counts bytes, and goes on if that was not all.
 func (x *fileRing) moved(op *ringOp, n uint64) {
 	op.moved += n
-	if op.r.Op == block.OpRead {
+	if op.r.Op == block.OpRead && op.staged == nil {
 		op.r.Filled = op.moved
 	}
 	d := x.ch.dev
 	switch {
+	case op.moved >= op.r.Length && op.staged != nil:
+		x.end(op, op.unstage())
 	case op.moved >= op.r.Length:
 		x.end(op, block.OK)
 	case d.direct && op.moved%uint64(d.info.BlockSize) != 0:
@@ -253,7 +272,10 @@ func (x *fileRing) end(op *ringOp, st block.Status) {
 // drop gives up an op's place.
 func (x *fileRing) drop(op *ringOp) {
 	clear(op.iov[:cap(op.iov)])
-	op.r = nil
+	if op.staged != nil {
+		x.staging.give(op.slot)
+	}
+	op.r, op.staged = nil, nil
 	x.free = append(x.free, op.place)
 }
 
@@ -265,7 +287,13 @@ func (x *fileRing) Reaped() {}
 func (x *fileRing) Failed(error) { x.ch.ring = nil }
 
 // close leaves the ring. Nothing is outstanding.
-func (x *fileRing) close() { x.user.Leave(nil) }
+func (x *fileRing) close() {
+	if x.staging != nil {
+		x.staging.leave(x.user.Hub())
+		x.staging = nil
+	}
+	x.user.Leave(nil)
+}
 
 // FixedMax implements volume.FixedStore: how many bytes a request may have whose
 // payload is a buffer that is registered with h. Such buffers are a driver's

@@ -178,7 +178,11 @@ func TestRingTruncated(t *testing.T) {
 // and the request goes on for real after them.
 func TestRingResults(t *testing.T) {
 	needRing(t)
-	for _, direct := range []bool{false, true} {
+	for _, c := range []struct {
+		direct bool
+		skew   int // of the payload's memory
+	}{{false, 0}, {true, 0}, {true, 7}} {
+		direct, skew := c.direct, c.skew
 		o := fileOptions(filepath.Join(t.TempDir(), "disk"), 1<<20)
 		o.Bools["direct"] = direct
 		d := openDisk(t, onReactor{File(), ioRing}, o)
@@ -205,11 +209,12 @@ func TestRingResults(t *testing.T) {
 			{"no memory there", -int32(syscall.EFAULT), efault},
 		} {
 			for _, op := range []block.Op{block.OpRead, block.OpWrite} {
-				mem, err := sys.MapMemory(16 << 10)
+				all, err := sys.MapMemory(20 << 10)
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer sys.Unmap(mem)
+				defer sys.Unmap(all)
+				mem := all[skew : skew+16<<10]
 				copy(mem, want)
 				if op == block.OpRead {
 					clear(mem[max(c.res, 0):])
@@ -217,7 +222,7 @@ func TestRingResults(t *testing.T) {
 				r := &block.Request{Op: op, Offset: 8192, Length: 16 << 10, Data: [][]byte{mem[:4096], mem[4096:]}}
 				d.answer(r, c.res)
 				if r.Status != c.want || r.Status == block.OK && !bytes.Equal(mem, want) {
-					t.Errorf("direct %v, %v, %s: %v, data as it should be: %v", direct, op, c.name, r.Status, bytes.Equal(mem, want))
+					t.Errorf("direct %v, skew %d, %v, %s: %v, data as it should be: %v", direct, skew, op, c.name, r.Status, bytes.Equal(mem, want))
 				}
 			}
 		}
@@ -235,6 +240,10 @@ func (d *disk) answer(r *block.Request, res int32) {
 		d.dev.(*reactorDevice).r.Do(func() {
 			op := x.op(r)
 			op.moved = 0
+			if dev := x.ch.dev; dev.direct && !dev.alignedMemory(r) {
+				op.slot, op.staged = x.staging.take(r.Length)
+				copyGuarded(r, 0, op.staged, false)
+			}
 			x.Reap(iouring.CQE{UserData: uint64(op.place), Res: res})
 		})
 	})
@@ -277,4 +286,125 @@ func TestRingFails(t *testing.T) {
 		t.Errorf("%v, %d places in the ring", st, len(x.ops))
 	}
 	d.dev.(*reactorDevice).r.Do(x.close)
+}
+
+// skewed gives n bytes of memory that direct I/O cannot use.
+func skewed(t testing.TB, n int) []byte {
+	mem, err := sys.MapMemory(n + 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sys.Unmap(mem) })
+	return mem[7 : 7+n]
+}
+
+// TestRingStaged: payload that direct I/O cannot use goes through staging memory,
+// for as much as there is; more of it goes to the workers.
+func TestRingStaged(t *testing.T) {
+	needRing(t)
+	o := fileOptions(filepath.Join(t.TempDir(), "disk"), 32<<20)
+	o.Bools["direct"] = true
+	d := openDisk(t, onReactor{File(), ioAuto}, o)
+	x := ringOf(d)
+	for _, c := range []struct {
+		name          string
+		length, count int
+		ring          int // how many of them go through the ring
+	}{
+		{"one", 4096, 1, 1},
+		{"the longest", stagedBytes, 1, 1},
+		{"longer", stagedBytes + 4096, 1, 0},
+		{"all that fit", 8192, stagedSlots, stagedSlots},
+		{"one more", 4096, stagedSlots + 1, stagedSlots},
+	} {
+		x.ops, x.free = nil, nil
+		want := skewed(t, c.length*c.count)
+		for i := range want {
+			want[i] = byte(i>>8*7 + i + c.length)
+		}
+		got := skewed(t, len(want))
+		for _, op := range []block.Op{block.OpWrite, block.OpRead} {
+			from := want
+			if op == block.OpRead {
+				from = got
+			}
+			batch := make([]*block.Request, c.count)
+			for i := range batch {
+				// In two pieces, the first of an odd length.
+				part := from[i*c.length : (i+1)*c.length]
+				batch[i] = &block.Request{Op: op, Offset: uint64(i * c.length), Length: uint64(c.length), Data: [][]byte{part[:101], part[101:]}}
+			}
+			d.c.do(d.ch, batch...)
+			for _, r := range batch {
+				if r.Status != block.OK {
+					t.Fatalf("%s: %v at %d: %v", c.name, op, r.Offset, r.Status)
+				}
+			}
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: what was read is not what was written", c.name)
+		}
+		if len(x.ops) != c.ring || len(x.free) != c.ring {
+			t.Errorf("%s: %d requests went through the ring, want %d; %d places are free", c.name, len(x.ops), c.ring, len(x.free))
+		}
+		if n := len(x.staging.free); n != stagedSlots {
+			t.Errorf("%s: %d of %d places are free when nothing is outstanding", c.name, n, stagedSlots)
+		}
+	}
+}
+
+// TestRingStagedFault: memory that has gone is an error, before and after the disk
+// was asked, and no place is lost by it.
+func TestRingStagedFault(t *testing.T) {
+	needRing(t)
+	o := fileOptions(filepath.Join(t.TempDir(), "disk"), 1<<20)
+	o.Bools["direct"] = true
+	d := openDisk(t, onReactor{File(), ioRing}, o)
+	gone := vanishing(t) // two pages, the second of which is no more
+	for _, op := range []block.Op{block.OpWrite, block.OpRead} {
+		r := &block.Request{Op: op, Offset: 8192, Length: 4096, Data: [][]byte{gone[7 : 7+4096]}}
+		if st := d.one(r); st != efault {
+			t.Errorf("%v: %v", op, st)
+		}
+	}
+	if n := len(ringOf(d).staging.free); n != stagedSlots {
+		t.Errorf("%d of %d places are free", n, stagedSlots)
+	}
+}
+
+// TestStagingIsShared: files on a reactor have one staging memory, and the last one
+// gives it back, unless a ring has failed with some of it.
+func TestStagingIsShared(t *testing.T) {
+	needRing(t)
+	r, err := reactor.New(reactor.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Start()
+	defer r.Stop()
+	r.Do(func() {
+		hub, err := iouring.Of(r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		a, _ := joinStaging(hub)
+		b, _ := joinStaging(hub)
+		if a == nil || a != b {
+			t.Errorf("two on one reactor have %p and %p", a, b)
+			return
+		}
+		a.leave(hub)
+		slot, mem := a.take(stagedBytes)
+		mem[0], mem[stagedBytes-1] = 1, 1
+		a.leave(hub)
+		mem[0]++ // still there: slot was never given back
+		if next, _ := joinStaging(hub); next == a {
+			t.Error("what a failed ring may still use is used again")
+		} else {
+			next.leave(hub)
+		}
+		a.give(slot)
+		_ = syscall.Munmap(a.mem)
+	})
 }
