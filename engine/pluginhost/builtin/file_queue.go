@@ -34,6 +34,11 @@ type job struct {
 // many completions are posted together.
 const maxRun = 16
 
+// minRun is how many quick requests a worker takes before others are woken for the
+// rest: that costs more than to do some, and writes into one file wait for each
+// other in the kernel.
+const minRun = 8
+
 // fileQueue is a first-in first-out ring between reactors and workers. It
 // grows to the most requests that were ever outstanding, which the engine
 // bounds, and then allocates no more.
@@ -95,8 +100,8 @@ func (q *fileQueue) help() {
 
 // take waits for work and moves it to into: either one request that may wait
 // for the disk, so that none waits behind it needlessly, or a run of at most
-// len(into) quick ones, shared out among the free workers. It gives 0 when
-// the queue is closed and empty.
+// len(into) quick ones, shared out among the free workers if they are many. It
+// gives 0 when the queue is closed and empty.
 func (q *fileQueue) take(into []job) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -109,7 +114,7 @@ func (q *fileQueue) take(into []job) int {
 		q.idle--
 	}
 	waiting := int(q.tail - q.head)
-	share := min(len(into), (waiting+q.idle)/(q.idle+1))
+	share := min(len(into), waiting, max(minRun, (waiting+q.idle)/(q.idle+1)))
 	n := 0
 	for n < share {
 		slot := &q.ring[q.head&uint64(len(q.ring)-1)]
