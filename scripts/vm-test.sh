@@ -35,7 +35,7 @@ tests() {
 if [ "${1:-}" = --second-lane ]; then
 	pattern=${2:-}
 	part "guests on the engine" tests "${pattern:-TestVM}" ./internal/e2e
-	part "plugins' sandbox" tests "${pattern:-TestVM}" ./engine/pluginhost/sandbox
+	part "plugins' sandbox and memory" tests "${pattern:-TestVM}" ./engine/pluginhost/sandbox ./engine/pluginhost/process
 	part "devices, made by the frontend alone" tests "${pattern:-TestVM}" ./frontends/ublk
 	[ -n "$pattern" ] || part "devices of a host with the newest kernel" tests TestNewestKernel ./internal/vmtest/hostdisk
 	exit
