@@ -163,22 +163,32 @@ func load(before, now admin.Op, seconds float64) string {
 		float64(now.Requests-before.Requests)/seconds, float64(now.Bytes-before.Bytes)/seconds/1e6)
 }
 
-// tableProcesses has a line for each plugin that runs in a process.
+// tableProcesses has a line for each version of a plugin that runs in a process.
 func tableProcesses(w io.Writer, plugins []admin.Plugin) {
 	header := "\nPLUGIN\tPID\tSINCE\tRESTARTS\tCPU\tMEMORY\tPEAK\tSANDBOX\tPAYLOAD\n"
 	for i := range plugins {
-		f := plugins[i].Process
-		if f == nil {
-			continue
+		p := &plugins[i]
+		for _, v := range []struct {
+			role    string
+			version *admin.Loaded
+		}{{"", &p.Loaded}, {" (canary)", p.Canary}, {" (next)", p.Next}, {" (previous)", p.Previous}} {
+			if v.version != nil && v.version.Process != nil {
+				io.WriteString(w, header)
+				writeProcess(w, p.Name+v.role, v.version.Process)
+				header = ""
+			}
 		}
-		pid := dash("")
-		if f.PID != 0 {
-			pid = fmt.Sprint(f.PID)
-		}
-		fmt.Fprintf(w, "%s%s\t%s\t%s\t%d\t%.1fs\t%.1fMiB\t%.1fMiB\t%s\t%s\n", header, plugins[i].Name, pid, clock(f.Since), f.Restarts,
-			f.CPU, float64(f.Memory)/float64(config.MiB), float64(f.Peak)/float64(config.MiB), f.Sandbox, payloadText(f.Payload))
-		header = ""
 	}
+}
+
+// writeProcess writes the line of a process.
+func writeProcess(w io.Writer, name string, f *admin.Process) {
+	pid := dash("")
+	if f.PID != 0 {
+		pid = fmt.Sprint(f.PID)
+	}
+	fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%.1fs\t%.1fMiB\t%.1fMiB\t%s\t%s\n", name, pid, clock(f.Since), f.Restarts,
+		f.CPU, float64(f.Memory)/float64(config.MiB), float64(f.Peak)/float64(config.MiB), f.Sandbox, payloadText(f.Payload))
 }
 
 // payloadText says how payload gets to a plugin's process.
@@ -256,6 +266,9 @@ func troublePlugin(b *strings.Builder, p *admin.Plugin) {
 	if c := p.Canary; c != nil {
 		line("a canary, generation %d, runs on %s; the others run generation %d", c.Generation,
 			dash(strings.Join(c.Volumes, ", ")), p.Generation)
+	}
+	if n := p.Next; n != nil {
+		line("generation %d (%s, %s) is loaded, and no volume runs it yet", n.Generation, dash(n.Version), n.Runtime)
 	}
 	if p.Differs != "" {
 		line("%s", p.Differs)

@@ -11,7 +11,7 @@ import (
 
 func (e *engine) pluginStatus(l *pluginhost.LineStatus) admin.Plugin {
 	a := admin.Plugin{Name: l.Name, Kind: string(l.Current.Kind), Loaded: *e.loaded(l.Current),
-		Phase: string(l.Phase), WatchUntil: l.Watching, Previous: e.loaded(l.Previous), Canary: e.loaded(l.Canary)}
+		Phase: string(l.Phase), WatchUntil: l.Watching, Previous: e.loaded(l.Previous), Canary: e.loaded(l.Canary), Next: e.loaded(l.Next)}
 	a.Differs, a.DropIn = e.differs(l), e.orders.dropIn(l.Name)
 	for _, r := range l.History {
 		a.History = append(a.History, admin.Generation(r))

@@ -140,6 +140,7 @@ type Plugin struct {
 	WatchUntil time.Time    `json:"watch_until,omitzero"` // with phase "watch"
 	Previous   *Loaded      `json:"previous,omitempty"`   // what a rollback goes back to
 	Canary     *Loaded      `json:"canary,omitempty"`     // what some volumes have and others have not
+	Next       *Loaded      `json:"next,omitempty"`       // what an upgrade has loaded and no volume runs yet, a shadow for instance
 	Upgrades   *Upgrades    `json:"upgrades,omitempty"`
 	History    []Generation `json:"history,omitempty"` // oldest first
 }

@@ -59,6 +59,9 @@ func (l *line) status() LineStatus {
 	s.Rollbacks, s.LastMethods = maps.Clone(s.Rollbacks), maps.Clone(s.LastMethods)
 	if l.op != nil {
 		s.Phase, s.Watching = l.op.progress()
+		if p := l.op.next; p != nil && !roles.has(p) {
+			s.Next = p
+		}
 	}
 	return s
 }

@@ -47,6 +47,7 @@ type operation struct {
 	figures  *ShadowFigures
 	seats    []*seat
 	to       *Plugin       // nil until it is loaded
+	next     *Plugin       // to, once it has its number, until it has its role; Upgrader.mu guards it
 	pause    time.Duration // the longest so far
 
 	chosen []string // volumes that the operator named; not changed
@@ -122,7 +123,7 @@ func (op *operation) settle(done bool) (unused []*Plugin) {
 		list = []*Plugin{op.to} // nothing runs it, but what comes would
 	}
 	old := l.roles
-	l.roles = old.after(list)
+	l.roles, op.next = old.after(list), nil
 	op.u.opt.Registry.replace(l.roles.current)
 	for _, p := range []*Plugin{old.current, old.previous, old.canary, op.to} {
 		if p != nil && !l.roles.has(p) && !slices.Contains(unused, p) {

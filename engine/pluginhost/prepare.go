@@ -114,6 +114,9 @@ func (op *operation) load(r UpgradeRequest) error {
 		return err
 	}
 	op.keepSeats(func(s *seat) bool { return s.home.plugin != op.to })
+	op.u.mu.Lock()
+	op.next = op.to
+	op.u.mu.Unlock()
 	op.say(PhaseLoad, "", describe(op.to)+" is loaded")
 	return nil
 }

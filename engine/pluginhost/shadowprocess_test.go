@@ -53,8 +53,19 @@ func TestShadowOfAProgram(t *testing.T) {
 	l.serve()
 	defer l.end()
 	r := UpgradeRequest{Plugin: "nbd", Path: builtProgram(t), Shadow: time.Second}
-	l.must(l.u.Upgrade(t.Context(), r, l.say))
+	var next *Plugin // while it is a shadow
+	l.must(l.u.Upgrade(t.Context(), r, func(e Event) {
+		if l.say(e); e.Phase == PhaseShadow && next == nil {
+			next = l.u.Status()[0].Next
+		}
+	}))
 	l.want("2.0.0", "2.0.0")
+	if next == nil || next.Version != "2.0.0" || next != l.u.Status()[0].Current {
+		t.Errorf("while it was a shadow the next version was %+v", next)
+	}
+	if next := l.u.Status()[0].Next; next != nil {
+		t.Errorf("nothing is under way, and %s is to come", describe(next))
+	}
 
 	var file bytes.Buffer
 	l.must(l.u.Record(t.Context(), RecordRequest{Plugin: "nbd", Volume: "a", For: 500 * time.Millisecond, Engine: "test"}, &file))

@@ -74,6 +74,7 @@ type LineStatus struct {
 	Current  *Plugin   // of most volumes
 	Previous *Plugin   // that Rollback goes back to, nil if there is none
 	Canary   *Plugin   // that some volumes have already and others not, or nil
+	Next     *Plugin   // that an upgrade has loaded and no volume runs yet, a shadow for instance, or nil
 	Phase    Phase     // of what is under way, "" if nothing is
 	Watching time.Time // until when, with PhaseWatch
 	Differs  string    // how what runs differs from what the configuration names, "" if it does not
