@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"blockengine/engine/sys"
 	"blockengine/sdk/block"
 )
 
@@ -176,7 +177,7 @@ func (w *worker) needBounce() block.Status {
 	if w.bounce != nil {
 		return block.OK
 	}
-	mem, err := syscall.Mmap(-1, 0, bounceSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	mem, err := sys.MapMemory(bounceSize)
 	if err != nil {
 		return block.ENOMEM
 	}

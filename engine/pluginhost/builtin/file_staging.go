@@ -2,9 +2,9 @@ package builtin
 
 import (
 	"fmt"
-	"syscall"
 
 	"blockengine/engine/iouring"
+	"blockengine/engine/sys"
 	"blockengine/sdk/block"
 )
 
@@ -36,7 +36,7 @@ func joinStaging(h *iouring.Hub) (*staging, error) {
 		s.users++
 		return s, nil
 	}
-	mem, err := syscall.Mmap(-1, 0, stagedSlots*stagedBytes, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	mem, err := sys.MapMemory(stagedSlots * stagedBytes)
 	if err != nil {
 		return nil, fmt.Errorf("memory for direct I/O: %w", err)
 	}
@@ -57,7 +57,7 @@ func (s *staging) leave(h *iouring.Hub) {
 	}
 	h.Reactor().Share(stagingKey{}, nil)
 	if len(s.free) == stagedSlots {
-		_ = syscall.Munmap(s.mem) // our own mapping: nothing can fail
+		_ = sys.Unmap(s.mem) // our own mapping: nothing can fail
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"blockengine/engine/sys"
 	"blockengine/sdk/block"
 )
 
@@ -61,7 +62,7 @@ func (w *worker) close() {
 		_ = syscall.Close(w.dsyncFD) // all it wrote was synced, write by write
 	}
 	if w.bounce != nil {
-		_ = syscall.Munmap(w.bounce) // our own mapping: nothing can fail
+		_ = sys.Unmap(w.bounce) // our own mapping: nothing can fail
 	}
 }
 

@@ -405,6 +405,6 @@ func TestStagingIsShared(t *testing.T) {
 			next.leave(hub)
 		}
 		a.give(slot)
-		_ = syscall.Munmap(a.mem)
+		_ = sys.Unmap(a.mem)
 	})
 }
