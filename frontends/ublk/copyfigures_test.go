@@ -23,7 +23,7 @@ func TestVMCopyFigures(t *testing.T) {
 	if os.Getenv("E2E_LONG") != "1" {
 		t.Skip("figures take minutes: E2E_LONG=1 has them")
 	}
-	vm := guestOn(t, vmguest.Newest)
+	vm := guest(t, vmguest.Newest, serious)
 	for _, disk := range []string{"-store memory -size 67108864", file(vm, "/run/disk", 64*mib) + " -io io_uring"} {
 		all := []ublk.Copy{ublk.CopyKernel, ublk.CopyGetData, ublk.CopyUser}
 		if strings.Contains(disk, "io_uring") {

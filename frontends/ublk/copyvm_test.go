@@ -2,32 +2,15 @@ package ublk_test
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"blockengine/frontends/ublk"
 	"blockengine/internal/vmtest"
 	vmguest "blockengine/internal/vmtest/guest"
 )
-
-// guestOn is guest with a kernel of choice.
-func guestOn(t *testing.T, kernel vmguest.Kernel) *vmtest.VM {
-	t.Helper()
-	vmtest.Require(t)
-	serve := filepath.Join(t.TempDir(), "serve")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", serve, "./testdata/serve")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return vmtest.Start(t, vmtest.Options{Kernel: kernel, Limit: 3 * time.Minute, Modules: []string{"ublk_drv"}, Files: map[string]string{"/usr/sbin/serve": serve}})
-}
 
 // TestVMCopy has every way of copying, with kernels of two ages, carry what it
 // carries in earnest: with far less memory than all requests together could want,
@@ -35,7 +18,7 @@ func guestOn(t *testing.T, kernel vmguest.Kernel) *vmtest.VM {
 func TestVMCopy(t *testing.T) {
 	for name, kernel := range map[string]vmguest.Kernel{"stable": vmguest.Stable, "newest": vmguest.Newest} {
 		t.Run(name, func(t *testing.T) {
-			vm := guestOn(t, kernel)
+			vm := guest(t, kernel, serious)
 			for _, way := range []ublk.Copy{ublk.CopyGetData, ublk.CopyUser} {
 				t.Run(way.String(), func(t *testing.T) { carry(t, vm, way, "") })
 			}

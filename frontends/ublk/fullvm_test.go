@@ -12,7 +12,7 @@ import (
 // its depth. The driver notices without the kernel's timeout for requests, which is
 // set to more than the test lasts.
 func TestVMFullQueue(t *testing.T) {
-	vm := guestOn(t, vmguest.Stable)
+	vm := guest(t, vmguest.Stable, serious)
 	args := file(vm, "/run/disk", 16*mib) + " -queues 1 -depth 8"
 	c := serve(t, vm, args)
 	vm.MustRun("echo 3600000 > /sys/block/ublkb0/queue/io_timeout")

@@ -2,9 +2,6 @@ package ublk_test
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,17 +12,16 @@ import (
 	vmguest "blockengine/internal/vmtest/guest"
 )
 
-// guest boots a machine with the driver and the smallest engine in it.
-func guest(t *testing.T) *vmtest.VM {
+// serious bounds each wait for a guest that copies in earnest.
+const serious = 3 * time.Minute
+
+// guest boots a machine with the driver and the smallest engine in it. limit bounds
+// each wait for it.
+func guest(t *testing.T, kernel vmguest.Kernel, limit time.Duration) *vmtest.VM {
 	t.Helper()
 	vmtest.Require(t)
-	serve := filepath.Join(t.TempDir(), "serve")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", serve, "./testdata/serve")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return vmtest.Start(t, vmtest.Options{Limit: time.Minute, Modules: []string{"ublk_drv"}, Files: map[string]string{"/usr/sbin/serve": serve}})
+	serve := vmtest.Program(t, "build", "./testdata/serve")
+	return vmtest.Start(t, vmtest.Options{Kernel: kernel, Limit: limit, Modules: []string{"ublk_drv"}, Files: map[string]string{"/usr/sbin/serve": serve}})
 }
 
 // TestVM has all tests of one guest use it in turns; the one after a failure gets
@@ -40,7 +36,7 @@ func TestVM(t *testing.T) {
 		{"KilledUnderLoad", killedUnderLoad}, {"RemovedUnderLoad", removedUnderLoad}, // the kernel logs errors in this one
 	} {
 		if vm == nil {
-			vm = guest(t)
+			vm = guest(t, vmtest.DefaultKernel(), time.Minute)
 		}
 		ok := t.Run(x.name, func(t *testing.T) {
 			vm.Lend(t)
